@@ -1,0 +1,36 @@
+"""Structured concurrency with the batteries in, on AnyIO: the same code on asyncio and on Trio.
+
+The house. A module imports only from its own floor and from those below; a test enforces it.
+
+    floor 0  _vocabulary   errors, results, hooks, checks       knows nothing of event loops
+    floor 1  _lifetime     signal, place, owner, closing        knows nothing of features
+    floor 2  _features     tasks, the parallel family           know an owner, never a Scope
+    floor 3  _face         Scope, scope(), current_scope()      thin methods
+    floor 4  around it     __main__ and the census it takes
+"""
+
+from ._face.scope import Scope as Scope
+from ._face.scope import current_scope as current_scope
+from ._face.scope import scope as scope
+from ._face.tree import ScopeStatistics as ScopeStatistics
+from ._features.tasks import Task as Task
+from ._lifetime.signal import CancelSignal as CancelSignal
+from ._lifetime.signal import CancelSource as CancelSource
+from ._vocabulary.errors import AnyscopeError as AnyscopeError
+from ._vocabulary.errors import CloseTimeout as CloseTimeout
+from ._vocabulary.errors import NoCurrentScope as NoCurrentScope
+from ._vocabulary.errors import ScopeCancelled as ScopeCancelled
+from ._vocabulary.errors import ScopeClosed as ScopeClosed
+from ._vocabulary.errors import ScopeMisuse as ScopeMisuse
+from ._vocabulary.errors import ScopeTimeout as ScopeTimeout
+from ._vocabulary.errors import TaskCancelled as TaskCancelled
+from ._vocabulary.errors import TaskNotDone as TaskNotDone
+from ._vocabulary.errors import TaskTimeout as TaskTimeout
+from ._vocabulary.hooks import Cancelled as Cancelled
+from ._vocabulary.hooks import Disposed as Disposed
+from ._vocabulary.hooks import Hooks as Hooks
+from ._vocabulary.hooks import TaskEnded as TaskEnded
+from ._vocabulary.hooks import TaskStarted as TaskStarted
+from ._vocabulary.results import Err as Err
+from ._vocabulary.results import Ok as Ok
+from ._vocabulary.results import Result as Result

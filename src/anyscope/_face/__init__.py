@@ -1,0 +1,1 @@
+"""Floor 3, face: the thin methods through which a user reaches the features."""

@@ -1,0 +1,399 @@
+"""`Scope`: the object that a user holds. Thin methods; the work is done on the floors below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable
+from types import TracebackType
+from typing import Any, TypeVar
+
+from .._features import starting
+from .._features.tasks import Task, Tasks
+from .._lifetime.hookset import as_hooks
+from .._lifetime.owner import AMBIENT, Ambient, Owner
+from .._lifetime.place import nearest_open
+from .._lifetime.signal import CancelSignal
+from .._vocabulary.errors import NoCurrentScope, reraise
+from .._vocabulary.hooks import Hooks
+from .._vocabulary.notes import is_group
+from .._vocabulary.options import check_count, check_name, check_seconds, name_of, require_callable
+from .._vocabulary.results import Result
+from .tree import ScopeStatistics, draw, statistics_of, summary
+
+T = TypeVar("T")
+
+
+class Scope:
+    """Owns everything that is started inside it; make one with `scope()`.
+
+    When the block `async with scope() as s:` ends, all of it has ended, in the right order, and no error
+    has been lost.
+    """
+
+    __slots__ = ("_concurrency", "_owner", "_tasks")
+
+    def __init__(self, owner: Owner, concurrency: int | None) -> None:
+        self._owner = owner
+        self._concurrency = concurrency
+        self._tasks: Tasks | None = None
+        owner.face = self
+
+    # ------------------------------------------------------------------ the block
+
+    async def __aenter__(self) -> Scope:
+        await self._owner.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        leaving = await self._owner.leave(error)
+        if leaving is None:
+            return error is not None
+        if leaving is error:
+            return False
+        if is_group(leaving):
+            leaving.__suppress_context__ = True  # the body's error is in the group already
+        reraise(leaving)
+
+    # ------------------------------------------------------------------ what it is
+
+    @property
+    def name(self) -> str:
+        """The name that it was given; `scope` by default."""
+        return self._owner.name
+
+    @property
+    def path(self) -> str:
+        """The names of the scopes from the root to this one, such as `app > ingest`."""
+        return self._owner.path
+
+    @property
+    def parent(self) -> Scope | None:
+        """The scope above, once entered; `None` for a root."""
+        above = self._owner.parent
+        return None if above is None else above.face
+
+    @property
+    def concurrency(self) -> int | None:
+        """How many of its tasks may run at once; `None` for any number."""
+        return self._concurrency
+
+    @property
+    def closed(self) -> bool:
+        """Whether the block has been left; nothing of it runs then."""
+        return self._owner.phase == "closed"
+
+    def __repr__(self) -> str:
+        return summary(self._owner, self._tasks)
+
+    def tree(self) -> str:
+        """What the scope owns right now, as text: child scopes, tasks, clean-ups.
+
+        The text is the same on both backends, and names things without showing any value.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def main():
+            ...     async with scope(name="app") as s:
+            ...         s.on_exit(print, "bye")
+            ...         s.task(anyio.sleep, 0.01, name="nap")
+            ...         print(s.tree())
+            >>> anyio.run(main)
+            scope app open
+              task nap (#1) running
+              clean-up print (#0)
+            bye
+        """
+        return draw(self._owner)
+
+    def statistics(self) -> ScopeStatistics:
+        """Counts of what the scope owns and has owned, as a frozen record."""
+        return statistics_of(self._owner, self._tasks)
+
+    # ------------------------------------------------------------------ cancellation
+
+    @property
+    def signal(self) -> CancelSignal:
+        """Its cancellation as something to hand around: `scope(signal=s.signal)` inherits that alone."""
+        return CancelSignal(self._owner)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled: by `cancel()`, its deadline, an error, its parent or from outside."""
+        return self._owner.cancelled
+
+    @property
+    def cancel_reason(self) -> object:
+        """The reason of its cancellation: what `cancel()` was given, or the error that caused it."""
+        return self._owner.cancel_reason
+
+    def cancel(self, reason: object = None) -> None:
+        """Cancel the body, the tasks, the daemons and the child scopes; the block is left quietly.
+
+        The first reason wins, further calls do nothing. Clean-up still runs to its end.
+
+        Args:
+            reason: Anything; it is in `cancel_reason` and in every `TaskCancelled`.
+
+        Raises:
+            ScopeMisuse: From another thread; nothing has changed then. Go through the event loop:
+                `anyio.from_thread.run_sync(s.cancel, reason, token=token)`.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         task = s.task(anyio.sleep_forever)
+            ...         s.cancel("user left")
+            ...     print(task.result().error)
+            >>> anyio.run(main)
+            task sleep_forever (#0) of scope was cancelled (user left)
+        """
+        self._owner.cancel(reason)
+
+    # ------------------------------------------------------------------ tasks
+
+    def task(
+        self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, name: str | None = None, timeout: float | None = None
+    ) -> Task[T]:
+        """Start `fn(*args)` in a task of its own, now; its outcome is a value.
+
+        A failing task does not disturb its siblings. An error that nobody looked at (the handle was
+        neither awaited nor asked) leaves the scope in a group.
+
+        Args:
+            fn: An async function.
+            *args: Its positional arguments.
+            name: What to call it in errors, hooks and the tree; by default the name of `fn`.
+            timeout: Seconds from its start after which it is cancelled, with `Err(TaskTimeout)`;
+                `None` (default) for no limit.
+
+        Returns:
+            A handle: `await` it for the `Result`.
+
+        Raises:
+            TypeError: `fn` is not an async function, or a coroutine object. Nothing was started.
+            ScopeClosed: The scope has closed. In a cancelled one, the task runs to its first
+                checkpoint.
+            ScopeMisuse: Before entry, or from another thread.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def fetch(user):
+            ...     if user < 0:
+            ...         raise ValueError(f"no user {user}")
+            ...     return f"user {user}"
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         good, bad = s.task(fetch, 42), s.task(fetch, -1)
+            ...         print(await good)
+            ...         print(await bad)
+            >>> anyio.run(main)
+            Ok(value='user 42')
+            Err(error=ValueError('no user -1'))
+        """
+        return starting.start_task(self._tasks or self._make_tasks(), fn, args, name=name, timeout=timeout)
+
+    async def run(
+        self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, name: str | None = None, timeout: float | None = None
+    ) -> Result[T]:
+        """Run `fn(*args)` in the calling task, and give its `Result`.
+
+        No new task and no slot; hooks and `timeout` as for `task()`. When the caller is cancelled, that
+        passes through. When the scope is cancelled while some other task called, the result is
+        `Err(TaskCancelled)`.
+
+        Args:
+            fn: An async function.
+            *args: Its positional arguments.
+            name: What to call it; by default the name of `fn`.
+            timeout: Seconds after which it is cancelled, with `Err(TaskTimeout)`; `None` (default) for no
+                limit.
+
+        Returns:
+            `Ok(value)` or `Err(error)`.
+
+        Raises:
+            TypeError: `fn` is not an async function.
+            ScopeClosed: The scope has closed.
+            ScopeMisuse: Before entry, or from another thread.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def half(x):
+            ...     return x / 2
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.run(half, 3))
+            >>> anyio.run(main)
+            Ok(value=1.5)
+        """
+        return await starting.run_here(self._tasks or self._make_tasks(), fn, args, name=name, timeout=timeout)
+
+    def start_soon(self, fn: Callable[..., Coroutine[Any, Any, Any]], *args: Any, name: str | None = None, daemon: bool = False) -> None:
+        """Start `fn(*args)` as AnyIO's task groups do: no result, and a failure cancels the scope.
+
+        Args:
+            fn: An async function.
+            *args: Its positional arguments.
+            name: What to call it; by default the name of `fn`.
+            daemon: Whether it serves the others: it is not waited for but cancelled, after all tasks
+                have ended, and takes no slot. Default false.
+
+        Raises:
+            TypeError: `fn` is not an async function.
+            ScopeClosed: The scope has closed.
+            ScopeMisuse: Before entry, or from another thread.
+        """
+        starting.start_soon(self._tasks or self._make_tasks(), fn, args, name=name, daemon=daemon)
+
+    async def start(self, fn: Callable[..., Coroutine[Any, Any, Any]], *args: Any, name: str | None = None) -> Any:
+        """Start `fn(*args, task_status=...)`, and wait until it calls `task_status.started(value)`.
+
+        Until then its errors and its cancellation are the caller's; afterwards a failure cancels the
+        scope. It takes no slot.
+
+        Args:
+            fn: An async function with a keyword argument `task_status`.
+            *args: Its positional arguments.
+            name: What to call it; by default the name of `fn`.
+
+        Returns:
+            The value that it gave to `started()`.
+
+        Raises:
+            TypeError: `fn` is not an async function.
+            RuntimeError: It ended without calling `started()`.
+            ScopeClosed: The scope has closed.
+            ScopeMisuse: Before entry, or from another thread.
+        """
+        return await starting.start(self._tasks or self._make_tasks(), fn, args, name=name)
+
+    def _make_tasks(self) -> Tasks:
+        self._tasks = tasks = Tasks(self._owner, self._concurrency)
+        return tasks
+
+    # ------------------------------------------------------------------ lifetimes
+
+    def on_exit(self, fn: Callable[..., object], *args: Any) -> None:
+        """Register a clean-up: `fn(*args)` runs when the scope closes, last registered first.
+
+        It runs exactly once, after all tasks and child scopes have ended, shielded, for at most
+        `close_timeout` seconds, in a task of its own. What it raises leaves the scope.
+
+        Args:
+            fn: A plain or async function.
+            *args: Its positional arguments.
+
+        Raises:
+            TypeError: `fn` cannot be called.
+            ScopeClosed: The scope has closed.
+            ScopeMisuse: Before entry, or from another thread.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         s.on_exit(print, "first in, last out")
+            ...         s.on_exit(print, "last in, first out")
+            >>> anyio.run(main)
+            last in, first out
+            first in, last out
+        """
+        require_callable("s.on_exit", fn)
+        self._owner.require_open("on_exit", fn, closing_too=True)
+        self._owner.push(name_of(fn), fn, args)
+
+
+def scope(
+    *,
+    name: str | None = None,
+    timeout: float | None = None,
+    concurrency: int | None = None,
+    parent: Scope | None | Ambient = AMBIENT,
+    signal: CancelSignal | None = None,
+    hooks: Hooks | Iterable[Hooks] = (),
+    close_timeout: float | None = 10.0,
+) -> Scope:
+    """Make a scope, to be entered with `async with scope(...) as s:`.
+
+    Args:
+        name: What to call it in errors, hooks and the tree; default `scope`.
+        timeout: Seconds from entry after which everything in it is cancelled and the block raises
+            `ScopeTimeout`; `None` (default) for no limit.
+        concurrency: How many of its tasks may run at once, and the default for the parallel family;
+            `None` (default) for any number.
+        parent: The scope to belong to, also from another task. By default the one that is current where
+            this one is entered; `None` makes a root.
+        signal: A signal to be cancelled by. Given without `parent`, it is all that is inherited.
+        hooks: A `Hooks` object or several; called after those of the parent.
+        close_timeout: Seconds that each clean-up step may take, default 10; `None` for no bound.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option has an impossible value.
+
+    Example:
+        >>> import anyio
+        >>> from anyscope import scope
+        >>> async def main():
+        ...     async with scope(name="app") as s:
+        ...         print(s)
+        ...     print(s)
+        >>> anyio.run(main)
+        <Scope app open, 0 running>
+        <Scope app closed>
+    """
+    owner = Owner(
+        name="scope" if name is None else check_name("name", name) or "scope",
+        timeout=None if timeout is None else check_seconds("timeout", timeout),
+        close_timeout=check_seconds("close_timeout", close_timeout, positive=True),
+        parent=_as_owner(parent),
+        signal=_as_signal(signal),
+        hooks=as_hooks(hooks) if hooks else (),
+    )
+    return Scope(owner, None if concurrency is None else check_count("concurrency", concurrency))
+
+
+def current_scope() -> Scope:
+    """The innermost open scope of the running code.
+
+    Raises:
+        NoCurrentScope: There is none: outside of every block, in a thread or a callback that was started
+            elsewhere.
+
+    Example:
+        >>> import anyio
+        >>> from anyscope import current_scope, scope
+        >>> async def where():
+        ...     return current_scope().path
+        >>> async def main():
+        ...     async with scope(name="app"), scope(name="ingest") as s:
+        ...         print(await where())
+        >>> anyio.run(main)
+        app > ingest
+    """
+    owner = nearest_open()
+    if owner is None:
+        raise NoCurrentScope(action="current_scope()")
+    found: Scope = owner.face
+    return found
+
+
+def _as_owner(parent: object) -> Owner | None | Ambient:
+    if parent is None or isinstance(parent, Ambient):
+        return parent
+    if isinstance(parent, Scope):
+        return parent._owner  # noqa: SLF001  the same module's class
+    raise TypeError(f"parent must be a Scope, or None for a root, got {parent!r} ({type(parent).__name__})")
+
+
+def _as_signal(signal: object) -> CancelSignal | None:
+    if signal is None or isinstance(signal, CancelSignal):
+        return signal
+    raise TypeError(f"signal must be a CancelSignal such as s.signal, got {signal!r} ({type(signal).__name__})")

@@ -1,0 +1,93 @@
+"""Looking at a scope: one line, a frozen record of counts, and the tree of what it owns.
+
+Names, states and counts are shown, values never (law 8): they may hold secrets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .._features.tasks import Task, Tasks
+from .._lifetime.owner import Owner
+from .._vocabulary.errors import because
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeStatistics:
+    """Counts of one scope at one moment.
+
+    Attributes:
+        running: Tasks and calls that have begun and not ended, daemons included.
+        queued: Tasks that wait for a slot.
+        succeeded: Tasks that ended with a value.
+        failed: Tasks that ended with an error.
+        cancelled: Tasks that were cancelled.
+        unobserved: Failed tasks whose error nobody has looked at.
+        children: Child scopes that are open.
+        clean_ups: Clean-ups that have not run yet.
+        hook_failures: How often hooks have raised, those of the parents included.
+    """
+
+    running: int
+    queued: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    unobserved: int
+    children: int
+    clean_ups: int
+    hook_failures: int
+
+
+def statistics_of(owner: Owner, tasks: Tasks | None) -> ScopeStatistics:
+    """Count now."""
+    queued = len(tasks.slots.queued) if tasks is not None and tasks.slots is not None else 0
+    children = sum(1 for _ in owner.children)
+    return ScopeStatistics(
+        running=sum(1 for _ in owner.works) - queued - children,
+        queued=queued,
+        succeeded=tasks.succeeded if tasks else 0,
+        failed=tasks.failed if tasks else 0,
+        cancelled=tasks.cancelled if tasks else 0,
+        unobserved=tasks.unobserved if tasks else 0,
+        children=children,
+        clean_ups=len(owner.clean_ups),
+        hook_failures=owner.hooks.failures if owner.hooks else 0,
+    )
+
+
+def summary(owner: Owner, tasks: Tasks | None) -> str:
+    """One line: state, path and counts."""
+    words = [f"<Scope {owner.path} {owner.phase}{_cancellation(owner)}"]
+    if owner.phase not in ("new", "closed"):
+        counts = statistics_of(owner, tasks)
+        words.append(f"{counts.running} running")
+        words += [f"{number} {what}" for what, number in (("queued", counts.queued), ("children", counts.children)) if number]
+    return ", ".join(words) + ">"
+
+
+def draw(owner: Owner) -> str:
+    """The tree, a line for each thing, children indented below their owner."""
+    return "\n".join(_lines(owner))
+
+
+def _lines(owner: Owner) -> Iterator[str]:
+    # A stack instead of recursion: scopes may be nested deeper than Python's own stack.
+    stack: list[tuple[int, Owner]] = [(0, owner)]
+    while stack:
+        depth, current = stack.pop()
+        indent = "  " * depth
+        yield f"{indent}scope {current.name} {current.phase}{_cancellation(current)}"
+        for work in current.works:
+            if isinstance(work, Task):
+                kind = "" if work.kind == "task" else f" ({work.kind})"
+                yield f"{indent}  task {work.label} {work.status}{kind}"
+            elif not isinstance(work, Owner):
+                yield f"{indent}  call {work.label}"
+        yield from (f"{indent}  clean-up {step}" for step in reversed(current.clean_ups))
+        stack.extend((depth + 1, child) for child in reversed(list(current.children)))
+
+
+def _cancellation(owner: Owner) -> str:
+    return f", cancelled{because(owner.cancel_reason)}" if owner.cancelled else ""

@@ -1,0 +1,90 @@
+"""The other ways to start work: in the calling task, and AnyIO's own `start_soon` and `start`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from anyio.abc import TaskStatus
+
+from .._lifetime.call import Call
+from .._vocabulary.errors import TaskCancelled
+from .._vocabulary.hooks import TaskKind
+from .._vocabulary.options import call_async, check_name, check_seconds, name_of, require_async
+from .._vocabulary.results import Err, Result
+from .tasks import Task, Tasks, attempt
+from .telling import hooked
+
+T = TypeVar("T")
+
+
+def start_task(
+    tasks: Tasks, fn: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...], *, name: str | None, timeout: float | None
+) -> Task[T]:
+    """`s.task`: check everything, then start or queue it."""
+    tasks.owner.require_open("task", fn)
+    limit = None if timeout is None else check_seconds("timeout", timeout)
+    name = None if name is None else check_name("name", name)
+    task = Task(tasks, call_async("s.task", fn, args), fn, name=name, limit=limit)
+    task.launch()
+    return task
+
+
+def start_soon(tasks: Tasks, fn: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...], *, name: str | None, daemon: bool) -> None:
+    """`s.start_soon`: no result, and a failure cancels the scope."""
+    tasks.owner.require_open("start_soon", fn)
+    kind: TaskKind = "daemon" if daemon else "start_soon"
+    Task(tasks, call_async("s.start_soon", fn, args), fn, name=check_name("name", name), kind=kind).launch()
+
+
+async def run_here(
+    tasks: Tasks, fn: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...], *, name: str | None, timeout: float | None
+) -> Result[T]:
+    """`s.run`: as a task, but in the calling one."""
+    owner = tasks.owner
+    owner.require_open("run", fn)
+    limit = None if timeout is None else check_seconds("timeout", timeout)
+    name = name_of(fn) if name is None else check_name("name", name)
+    coro = call_async("s.run", fn, args)
+    index = owner.next_index()
+    with Call(owner, f"{name} (#{index})") as call:
+        work = attempt(coro, limit, call)
+        if owner.hooks is not None:
+            work = hooked(work, owner, name, index, "run")
+        result = await work
+        tasks.count(result.pair()[0])
+        return result
+    owner.explain_cut()
+    error = TaskCancelled(task=f"{call.label} of {owner.path}", reason=owner.cancel_reason)
+    tasks.count(error)
+    return Err(error)
+
+
+async def start(tasks: Tasks, fn: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...], *, name: str | None) -> Any:
+    """`s.start`: wait until the task says `task_status.started(value)`, and give that value.
+
+    Until then the task belongs to the caller: its errors and its cancellation are the caller's.
+    """
+    tasks.owner.require_open("start", fn)
+    require_async("s.start", fn, args)
+    name = check_name("name", name)
+
+    async def child(*, task_status: TaskStatus[Any]) -> None:
+        ready = Ready(task_status)
+        coro = fn(*args, task_status=ready)
+        await Task(tasks, coro, fn, name=name, kind="start").drive_when_ready(ready)
+
+    return await tasks.owner.group.start(child, name=name or name_of(fn))
+
+
+class Ready(TaskStatus[Any]):
+    """Passes `started()` on, and remembers that it was said."""
+
+    def __init__(self, status: TaskStatus[Any]) -> None:
+        self._status = status
+        self.said = False
+
+    def started(self, value: Any = None) -> None:
+        """The task is ready; from now on it belongs to the scope."""
+        self._status.started(value)
+        self.said = True

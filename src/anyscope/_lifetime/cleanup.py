@@ -1,0 +1,74 @@
+"""One clean-up step: run once, shielded, within a bound, and whatever it raises is reported."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from .._vocabulary.errors import CloseTimeout, ScopeCancelled
+from .ending import sort_out
+
+
+@dataclass(frozen=True, slots=True)
+class CleanUp:
+    """Something to be done when the scope closes.
+
+    Attributes:
+        index: Its number in the scope, in order of creation.
+        label: What is closed, by name.
+        function: A plain or async function.
+        args: Its positional arguments.
+    """
+
+    index: int
+    label: str
+    function: Callable[..., object]
+    args: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return f"{self.label} (#{self.index})"
+
+
+@dataclass(frozen=True, slots=True)
+class CleanUpEnd:
+    """What became of a clean-up: at most an error or a fatal exception, and how long it took."""
+
+    duration: float
+    error: Exception | None = None
+    fatal: BaseException | None = None
+
+
+async def run_clean_up(step: CleanUp, *, path: str, bound: float | None) -> CleanUpEnd:
+    """Run `step` for at most `bound` seconds, whatever is cancelled around it.
+
+    The caller runs this in a task of its own, because on asyncio a native `Task.cancel()` goes through
+    any shield: there it can only hit the step that runs, and the next one runs all the same.
+    """
+    began = anyio.current_time()
+    raised: BaseException | None = None
+    try:
+        with anyio.move_on_after(bound, shield=True) as limit:
+            made = step.function(*step.args)
+            if inspect.isawaitable(made):
+                await made
+    except BaseException as error:  # noqa: BLE001  everything is sorted out and reported
+        raised = error
+    return _end_of(step, path, bound, raised, overran=limit.cancelled_caught, duration=anyio.current_time() - began)
+
+
+def _end_of(
+    step: CleanUp, path: str, bound: float | None, raised: BaseException | None, *, overran: bool, duration: float
+) -> CleanUpEnd:
+    if overran:
+        assert bound is not None
+        return CleanUpEnd(duration, CloseTimeout(path=path, step=str(step), limit=bound))
+    end = sort_out(raised)
+    if end.fatal is not None:
+        return CleanUpEnd(duration, fatal=end.fatal)
+    if end.cut is not None and end.error is None:
+        return CleanUpEnd(duration, ScopeCancelled(path=path, action=f"clean-up {step}", reason="cancelled natively"))
+    return CleanUpEnd(duration, end.error)

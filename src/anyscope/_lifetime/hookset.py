@@ -1,0 +1,106 @@
+"""The hooks of one scope: its parent's first, then its own, each isolated from the program.
+
+A hook that raises changes nothing: its first failure is logged with the traceback, the others are
+only counted. `before` runs outer to inner, `after` in reverse, so that tracers nest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .._vocabulary.hooks import Cancelled, Disposed, Hooks, TaskEnded, TaskStarted, is_used
+from .._vocabulary.options import name_of
+
+logger = logging.getLogger("anyscope")
+
+
+class HookCall:
+    """One overridden method of one `Hooks` object.
+
+    Attributes:
+        failures: How often it has raised. Written by `__call__` alone.
+    """
+
+    __slots__ = ("_function", "failures")
+
+    def __init__(self, function: Callable[[Any], object]) -> None:
+        self._function = function
+        self.failures = 0
+
+    def __call__(self, event: object) -> None:
+        try:
+            self._function(event)
+        except Exception:
+            self.failures += 1
+            if self.failures == 1:
+                logger.exception(
+                    "hook %s failed; it changes nothing, and its further failures are only counted",
+                    name_of(self._function),
+                )
+
+
+class HookSet:
+    """What to call at each of the four moments; never changes once a scope is open.
+
+    Args:
+        inherited: The set of the parent scope, called before ours (and after ours in reverse).
+        own: The hooks given to this scope.
+    """
+
+    __slots__ = ("after", "before", "cancelled", "disposed")
+
+    def __init__(self, inherited: HookSet | None, own: Iterable[Hooks]) -> None:
+        hooks = tuple(own)
+        self.before = _calls(hooks, "before_task", "task_started")
+        self.after = _calls(hooks, "after_task", "task_ended")
+        self.cancelled = _calls(hooks, "on_cancel", "cancelled")
+        self.disposed = _calls(hooks, "on_dispose", "disposed")
+        if inherited is not None:
+            self.before = inherited.before + self.before
+            self.after = inherited.after + self.after
+            self.cancelled = inherited.cancelled + self.cancelled
+            self.disposed = inherited.disposed + self.disposed
+
+    @property
+    def failures(self) -> int:
+        """How often hooks have raised so far."""
+        return sum(call.failures for call in self.before + self.after + self.cancelled + self.disposed)
+
+    def tell_started(self, event: TaskStarted) -> None:
+        """Outer to inner."""
+        for call in self.before:
+            call(event)
+
+    def tell_ended(self, event: TaskEnded) -> None:
+        """Inner to outer."""
+        for call in reversed(self.after):
+            call(event)
+
+    def tell_cancelled(self, event: Cancelled) -> None:
+        """Outer to inner."""
+        for call in self.cancelled:
+            call(event)
+
+    def tell_disposed(self, event: Disposed) -> None:
+        """Outer to inner."""
+        for call in self.disposed:
+            call(event)
+
+
+def _calls(hooks: tuple[Hooks, ...], simple: str, full: str) -> tuple[HookCall, ...]:
+    return tuple(HookCall(getattr(each, full)) for each in hooks if is_used(each, simple, full))
+
+
+def as_hooks(value: object) -> tuple[Hooks, ...]:
+    """The option `hooks=`: one `Hooks` object or an iterable of them."""
+    if isinstance(value, Hooks):
+        return (value,)
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        found = tuple(value)
+        wrong = [each for each in found if not isinstance(each, Hooks)]
+        if not wrong:
+            return found
+        value = wrong[0]
+    raise TypeError(f"hooks must be a Hooks object or several of them, got {value!r} ({type(value).__name__})\nRight: hooks=Hooks(before_task=...)")

@@ -1,0 +1,90 @@
+"""Where the running code stands: in which scope, and in which native task.
+
+One context variable holds it. A context is copied into every task and thread that is started, also by
+strangers (`asyncio.create_task`, a worker thread with an event loop of its own), so what it says may be
+out of date: a place also remembers the native task that it was set in, and whoever relies on it for
+more than a look-up asks `is_genuine` first.
+
+The variable is never reset with a token, which only works in the very context that set it; the former
+place is restored by identity instead.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from .backend import running_task
+
+if TYPE_CHECKING:
+    from .owner import Owner
+
+
+class Place:
+    """A native task that runs code of one scope: its body, a task, or its clean-up.
+
+    Attributes:
+        owner: The scope's owner. Never changes.
+        native: The native task; set once, by that task itself, when it begins.
+        below: The task of ours on whose behalf the code runs, if it is not one itself: the one whose
+            body opened this scope or made this call. Never changes.
+    """
+
+    __slots__ = ("below", "native", "owner")
+
+    def __init__(self, owner: Owner, below: Place | None = None) -> None:
+        self.owner = owner
+        self.native: object = None
+        self.below = below
+
+    def is_genuine(self) -> bool:
+        """Whether the running code really is in this place, and not in a copy of its context."""
+        return self.native is not None and self.native is running_task()
+
+
+HERE: ContextVar[Place | None] = ContextVar("anyscope.place", default=None)
+
+
+def stand_in(place: Place) -> None:
+    """Make `place` the current one, in the task that begins with it."""
+    place.native = running_task()
+    HERE.set(place)
+
+
+def is_inside(owner: Owner) -> bool:
+    """Whether the running task is one that the backend cancels along with `owner`.
+
+    True only where it is certain: a task that a scope started, or the body of one, up the chain of scopes
+    that were each opened inside the next. Everyone else has to be told by hand.
+    """
+    place = HERE.get()
+    if place is None or not place.is_genuine():
+        return False
+    inner: Owner | None = place.owner
+    while inner is not None and inner is not owner:
+        if not inner.is_nested:
+            return False
+        inner = inner.parent
+    return inner is owner
+
+
+def here() -> Place | None:
+    """The current place, if the running code really is in it."""
+    place = HERE.get()
+    return place if place is not None and place.is_genuine() else None
+
+
+def beneath(place: Place | None) -> Place | None:
+    """The task at the bottom of `place`: itself, where it has nothing below."""
+    return None if place is None else place.below or place
+
+
+def nearest_open() -> Owner | None:
+    """The owner of the innermost scope of this context and loop that is still open."""
+    place = HERE.get()
+    if place is None:
+        return None
+    owner: Owner | None = place.owner
+    while owner is not None and not owner.is_open_here():
+        owner = owner.parent
+    return owner

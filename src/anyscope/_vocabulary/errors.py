@@ -1,0 +1,221 @@
+"""Every error that anyscope itself raises.
+
+The tree, held to the classes by a test:
+
+    AnyscopeError
+      ScopeMisuse (RuntimeError)
+      ScopeClosed
+      ScopeCancelled
+      ScopeTimeout (TimeoutError)
+      CloseTimeout (TimeoutError)
+      NoCurrentScope (LookupError)
+      TaskCancelled
+      TaskTimeout (TimeoutError)
+      TaskNotDone
+
+Each carries typed attributes and builds its text from them, so that a program never has to parse a
+message. Wrong types and wrong values of options are Python's own `TypeError` and `ValueError`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+
+def _revive(cls: type[AnyscopeError], args: tuple[Any, ...], state: dict[str, Any]) -> AnyscopeError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class AnyscopeError(Exception):
+    """The root of the tree: catch it to catch whatever anyscope itself raises.
+
+    Errors pickle and copy with their attributes and notes (not with their traceback, which Python
+    cannot pickle).
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls cls(*args), which fails for keyword-only constructors.
+        return _revive, (type(self), self.args, self.__dict__.copy())
+
+
+class ScopeMisuse(AnyscopeError, RuntimeError):
+    """A scope was used at the wrong moment, in the wrong task or from the wrong thread.
+
+    Attributes:
+        path: The path of the scope, such as `app > ingest`.
+        problem: What happened, in one sentence.
+        remedy: What to write instead.
+    """
+
+    def __init__(self, *, path: str, problem: str, remedy: str) -> None:
+        self.path = path
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"scope {path}: {problem}\n{remedy}")
+
+
+class ScopeClosed(AnyscopeError):
+    """A scope was used after it had closed.
+
+    Attributes:
+        path: The path of the scope.
+        action: What was asked of it, such as `task(fetch)`.
+        remedy: What to do instead.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        action: str,
+        remedy: str = "Start the work inside the `async with` block, or open a new scope for it.",
+    ) -> None:
+        self.path = path
+        self.action = action
+        self.remedy = remedy
+        super().__init__(f"scope {path} is closed: {action} came too late\n{remedy}")
+
+
+class ScopeCancelled(AnyscopeError):
+    """Work was cut off because the scope it belongs to was cancelled.
+
+    Raised where the caller itself is not being cancelled, such as in a task that merely called
+    `parallel` on somebody else's scope.
+
+    Attributes:
+        path: The path of the scope.
+        action: What was cut off.
+        reason: The reason that the scope was cancelled with.
+    """
+
+    def __init__(self, *, path: str, action: str, reason: object = None) -> None:
+        self.path = path
+        self.action = action
+        self.reason = reason
+        super().__init__(f"scope {path} was cancelled{because(reason)}: {action} was cut off")
+
+
+class ScopeTimeout(AnyscopeError, TimeoutError):
+    """The deadline of a scope cut its body or a task off.
+
+    Attributes:
+        path: The path of the scope.
+        limit: The `timeout` of the scope in seconds.
+        running: What was still running when the deadline passed.
+    """
+
+    def __init__(self, *, path: str, limit: float, running: tuple[str, ...] = ()) -> None:
+        self.path = path
+        self.limit = limit
+        self.running = running
+        super().__init__(f"scope {path} ran over its timeout of {limit:g} s{_still_running(running)}")
+
+
+class CloseTimeout(AnyscopeError, TimeoutError):
+    """A clean-up step took longer than `close_timeout` and was abandoned.
+
+    Attributes:
+        path: The path of the scope.
+        step: The name of the clean-up.
+        limit: The `close_timeout` of the scope in seconds.
+    """
+
+    def __init__(self, *, path: str, step: str, limit: float) -> None:
+        self.path = path
+        self.step = step
+        self.limit = limit
+        super().__init__(
+            f"scope {path}: clean-up {step} took longer than {limit:g} s and was abandoned\n"
+            "Make it faster, or give the scope a longer close_timeout (None = no bound)."
+        )
+
+
+class NoCurrentScope(AnyscopeError, LookupError):
+    """`current_scope()` was called where no scope is open.
+
+    Attributes:
+        action: What needed the current scope.
+    """
+
+    def __init__(self, *, action: str) -> None:
+        self.action = action
+        super().__init__(
+            f"{action}: no scope is open in this context\n"
+            "Call it inside `async with scope() as s:` or in a task that a scope started. A thread or a "
+            "callback started elsewhere has no current scope: hand the scope over as an argument."
+        )
+
+
+class TaskCancelled(AnyscopeError):
+    """A report about a task that was cancelled; the error inside its `Err`.
+
+    It is an `Exception` on purpose: the backend's own cancellation belongs to one cancel scope and is
+    never handed out as a value.
+
+    Attributes:
+        task: The label of the task, such as `fetch (#3) of app`.
+        reason: The reason given to `cancel()`, or why its scope was cancelled.
+    """
+
+    def __init__(self, *, task: str, reason: object = None) -> None:
+        self.task = task
+        self.reason = reason
+        super().__init__(f"task {task} was cancelled{because(reason)}")
+
+
+class TaskTimeout(AnyscopeError, TimeoutError):
+    """A task ran over its own `timeout`, or a job over the time that `parallel` had.
+
+    Attributes:
+        task: The label of the task.
+        limit: The limit in seconds.
+    """
+
+    def __init__(self, *, task: str, limit: float) -> None:
+        self.task = task
+        self.limit = limit
+        super().__init__(f"task {task} ran over its timeout of {limit:g} s")
+
+
+class TaskNotDone(AnyscopeError):
+    """`task.result()` was asked before the task had finished.
+
+    Attributes:
+        task: The label of the task.
+    """
+
+    def __init__(self, *, task: str) -> None:
+        self.task = task
+        super().__init__(f"task {task} has not finished yet\nWrite `await task` to wait for its result.")
+
+
+def because(reason: object) -> str:
+    """The tail of a sentence that gives a reason: its text, or the type and text of an error."""
+    if reason is None:
+        return ""
+    if isinstance(reason, BaseException):
+        return f" ({type(reason).__name__}: {_first_line(reason)})"
+    return f" ({reason})"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _still_running(running: tuple[str, ...]) -> str:
+    if not running:
+        return ""
+    shown = ", ".join(running[:5])
+    more = f" and {len(running) - 5} more" if len(running) > 5 else ""
+    return f"; still running: {shown}{more}"
+
+
+def reraise(error: BaseException) -> NoReturn:
+    """Raise an error that was kept, without leaving a reference cycle through this frame."""
+    try:
+        raise error
+    finally:
+        del error

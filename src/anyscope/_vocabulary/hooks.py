@@ -1,0 +1,192 @@
+"""`Hooks`: what a scope tells to those who log, measure and trace.
+
+A class with methods rather than a bag of functions: its state (histograms, open spans) lives on the
+object, and later events are new methods that break nobody. Two layers:
+
+* the simple one, `before_task`, `after_task`, `on_cancel`, `on_dispose`, with the few arguments that
+  nearly everybody wants;
+* beneath it one method per moment that gets a frozen record with everything that is known. Overriding
+  it replaces the simple one for that moment. New fields in a record break nobody.
+
+Only what is overridden is ever called, so a scope without hooks pays one test per task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from .options import check_callback
+
+TaskKind: TypeAlias = Literal["task", "run", "job", "start_soon", "start", "daemon"]
+Outcome: TypeAlias = Literal["ok", "error", "cancelled"]
+CancelKind: TypeAlias = Literal["cancel", "deadline", "error", "parent", "signal", "outside"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStarted:
+    """A task is about to run; told inside the task, in its own context.
+
+    Attributes:
+        name: The name of the task.
+        index: Its number in the scope, counted from 0.
+        path: The path of the scope.
+        kind: How it was started: `task`, `run`, `job`, `start_soon`, `start` or `daemon`.
+        waited: Seconds that it queued for a slot before it could run.
+    """
+
+    name: str
+    index: int
+    path: str
+    kind: TaskKind
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEnded:
+    """A task has run; told inside the task, in its own context.
+
+    Attributes:
+        name: The name of the task.
+        index: Its number in the scope, counted from 0.
+        path: The path of the scope.
+        kind: How it was started.
+        waited: Seconds that it queued for a slot before it could run.
+        duration: Seconds that it ran, without the queueing.
+        outcome: `ok`, `error` or `cancelled`.
+        error: What it raised, or a `TaskCancelled`, or `None`.
+    """
+
+    name: str
+    index: int
+    path: str
+    kind: TaskKind
+    waited: float
+    duration: float
+    outcome: Outcome
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """A scope was cancelled; told once per scope, and never on a normal end.
+
+    Attributes:
+        path: The path of the scope.
+        kind: What did it: an explicit `cancel`, the `deadline`, an `error`, the `parent`, a `signal`,
+            or a cancel scope `outside`.
+        reason: The reason given, or the error, or `None`.
+    """
+
+    path: str
+    kind: CancelKind
+    reason: object
+
+
+@dataclass(frozen=True, slots=True)
+class Disposed:
+    """Something that a scope had opened was closed.
+
+    Attributes:
+        path: The path of the scope.
+        index: Its number in the scope in order of creation, counted from 0.
+        label: What was closed, by name.
+        duration: Seconds that closing took.
+        error: What closing raised, or `None`.
+    """
+
+    path: str
+    index: int
+    label: str
+    duration: float
+    error: BaseException | None
+
+
+class Hooks:
+    """Functions that a scope calls as it works: pass some, or subclass and override.
+
+    Hooks are plain functions, not async. What they raise is logged and changes nothing.
+
+    Args:
+        before_task: Called as `before_task(name, index)` inside a task before it runs.
+        after_task: Called as `after_task(name, duration, error)` inside the task after it ran.
+        on_cancel: Called as `on_cancel(reason)` once per scope, when it is cancelled.
+        on_dispose: Called as `on_dispose(index, error)` for each thing that is closed.
+
+    Example:
+        >>> import anyio
+        >>> from anyscope import Hooks, scope
+        >>> async def main():
+        ...     async with scope(hooks=Hooks(before_task=lambda name, index: print(index, name))) as s:
+        ...         await s.task(anyio.sleep, 0)
+        >>> anyio.run(main)
+        0 sleep
+    """
+
+    def __init__(
+        self,
+        *,
+        before_task: Callable[[str, int], object] | None = None,
+        after_task: Callable[[str, float, BaseException | None], object] | None = None,
+        on_cancel: Callable[[object], object] | None = None,
+        on_dispose: Callable[[int, BaseException | None], object] | None = None,
+    ) -> None:
+        given = {
+            "before_task": before_task,
+            "after_task": after_task,
+            "on_cancel": on_cancel,
+            "on_dispose": on_dispose,
+        }
+        for moment, function in given.items():
+            if function is not None:
+                check_callback(moment, function)
+                # On the instance, where it shadows the method of the class.
+                setattr(self, moment, function)
+
+    def before_task(self, name: str, index: int, /) -> object:
+        """Called inside a task, in its context, before it runs."""
+
+    def after_task(self, name: str, duration: float, error: BaseException | None, /) -> object:
+        """Called inside the task, in its context, after it ran for `duration` seconds."""
+
+    def on_cancel(self, reason: object, /) -> object:
+        """Called once per scope, when it is cancelled, with the reason."""
+
+    def on_dispose(self, index: int, error: BaseException | None, /) -> object:
+        """Called for each thing that the scope closed; `index` is its order of creation."""
+
+    def task_started(self, event: TaskStarted, /) -> object:
+        """The full record behind `before_task`."""
+        self.before_task(event.name, event.index)
+
+    def task_ended(self, event: TaskEnded, /) -> object:
+        """The full record behind `after_task`."""
+        self.after_task(event.name, event.duration, event.error)
+
+    def cancelled(self, event: Cancelled, /) -> object:
+        """The full record behind `on_cancel`."""
+        self.on_cancel(event.reason)
+
+    def disposed(self, event: Disposed, /) -> object:
+        """The full record behind `on_dispose`."""
+        self.on_dispose(event.index, event.error)
+
+    def __repr__(self) -> str:
+        used = [simple for simple, full in _MOMENTS if is_used(self, simple, full)]
+        return f"<{type(self).__name__} {', '.join(used) or 'nothing'}>"
+
+
+_MOMENTS = (
+    ("before_task", "task_started"),
+    ("after_task", "task_ended"),
+    ("on_cancel", "cancelled"),
+    ("on_dispose", "disposed"),
+)
+
+
+def is_used(hooks: Hooks, simple: str, full: str) -> bool:
+    """Whether `hooks` has a method of its own for a moment, in either layer."""
+    return any(
+        name in vars(hooks) or getattr(type(hooks), name) is not getattr(Hooks, name) for name in (simple, full)
+    )
