@@ -1,0 +1,141 @@
+"""What CI runs: `nox`; one part of it: `nox -s types`; a list: `nox -l`.
+
+A Python that is not on this machine is skipped aloud, and never downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2026.8"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.error_on_missing_interpreters = False
+nox.options.download_python = "never"
+nox.options.sessions = ["lint", "types", "docs", "demo", "minimums", "tests", "coverage"]
+os.environ.update(UV_PYTHON_DOWNLOADS="never", PYRIGHT_PYTHON_IGNORE_WARNINGS="1")
+os.environ.pop("PYTHONPATH", None)
+
+ROOT = Path(__file__).parent
+PACKAGE = "anyscope"
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)
+# What ruff does not have. 910 and 911: every way through an async function passes a checkpoint.
+FLAKE8_ASYNC = (
+    "ASYNC101,ASYNC102,ASYNC103,ASYNC104,ASYNC106,ASYNC111,ASYNC112,ASYNC113,ASYNC118,ASYNC123,ASYNC910,ASYNC911"
+)
+
+
+def _is_here(version: str) -> bool:
+    """True if this Python can really be started: a pyenv shim may exist for one that cannot."""
+    program = shutil.which(f"python{version}")
+    if program is None:
+        return sys.version_info[:2] == tuple(int(part) for part in version.split("."))
+    return subprocess.run([program, "-c", ""], check=False, capture_output=True).returncode == 0
+
+
+HERE = [version for version in PYTHONS if _is_here(version)] or [f"{sys.version_info[0]}.{sys.version_info[1]}"]
+LOWEST, HIGHEST = HERE[0], HERE[-1]
+
+
+def _install(session: nox.Session, *groups: str, extras: str = "", args: tuple[str, ...] = ()) -> None:
+    chosen = [option for group in groups for option in nox.project.dependency_groups(PROJECT, group)]
+    session.install(*args, f".{extras}", *chosen)
+
+
+@nox.session(python=HIGHEST)
+def lint(session: nox.Session) -> None:
+    """Style, order, and the mistakes that a linter can see."""
+    session.install(*nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    sources = [str(path) for path in sorted(Path("src").rglob("*.py"))]
+    session.run("flake8-async", "--anyio", "--enable", FLAKE8_ASYNC, *sources)
+
+
+@nox.session(python=HIGHEST)
+def types(session: nox.Session) -> None:
+    """The code is typed without gaps, and so is what users see of it; each public symbol is documented."""
+    _install(session, "types")
+    session.run("mypy", "src", *(str(path) for path in sorted(Path("tests").glob("test_typing*.py"))))
+    session.run("pyright", "--pythonpath", _python_of(session))
+    command = ["pyright", "--ignoreexternal", "--outputjson", "--verifytypes", PACKAGE]
+    output = session.run(*command, silent=True, success_codes=[0, 1], stderr=None)
+    session.log(_complete(session, json.loads(str(output))["typeCompleteness"]))
+
+
+def _python_of(session: nox.Session) -> str:
+    return str(session.run("python", "-c", "import sys; print(sys.executable)", silent=True)).strip()
+
+
+def _complete(session: nox.Session, report: dict[str, object]) -> str:
+    """Judge pyright's report on the public surface, or fail with what is missing."""
+    score = report["completenessScore"]
+    undocumented = {key: report[key] for key in ("missingFunctionDocStringCount", "missingClassDocStringCount")}
+    incomplete = [
+        f"{symbol['name']}: {symbol['diagnostics'][0]['message'] if symbol['diagnostics'] else 'type unknown'}"
+        for symbol in report["symbols"]  # type: ignore[attr-defined]
+        if symbol["isExported"] and not (symbol["isTypeKnown"] and not symbol["isTypeAmbiguous"])
+    ]
+    if score != 1 or any(undocumented.values()) or incomplete:
+        session.error("\n".join([f"types {score:.2%} complete, undocumented: {undocumented}", *incomplete]))
+    return "public types 100 % complete, every public symbol documented"
+
+
+@nox.session(python=HIGHEST)
+def docs(session: nox.Session) -> None:
+    """The documentation builds without a warning, every reference resolved."""
+    _install(session, "docs", extras="[trio]")
+    target = session.create_tmp()
+    session.run("sphinx-build", "-n", "-W", "--keep-going", "-q", "-b", "html", "docs", f"{target}/html")
+
+
+@nox.session(python=HIGHEST)
+def demo(session: nox.Session) -> None:
+    """The demo runs to its end, on both backends."""
+    _install(session, extras="[trio]")
+    for backend in ("asyncio", "trio"):
+        session.run("python", "-m", PACKAGE, backend)
+
+
+@nox.session(python=LOWEST)
+def minimums(session: nox.Session) -> None:
+    """The oldest versions that the project says it works with, on the oldest Python here."""
+    if session.venv_backend != "uv":
+        session.skip("needs uv to resolve the lowest versions")
+    # Direct dependencies of the library at their lowest; the test tools as new as they come.
+    _install(session, extras="[trio]", args=("--resolution=lowest-direct",))
+    frozen = str(session.run("uv", "pip", "freeze", silent=True)).splitlines()
+    pins = [line for line in frozen if line.partition("==")[0] in {"anyio", "exceptiongroup", "trio"}]
+    session.log(f"lowest: {', '.join(pins)}")
+    _install(session, "test", args=(*pins,))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """All tests, each on asyncio, asyncio with uvloop, and Trio."""
+    _install(session, "test")
+    session.env["COVERAGE_FILE"] = str(ROOT / f".coverage.{session.python}")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+
+
+@nox.session(python=HIGHEST)
+def coverage(session: nox.Session) -> None:
+    """Every line and branch is run, over all Pythons and backends together."""
+    session.install("coverage[toml]")
+    session.run("coverage", "combine")
+    session.run("coverage", "report")
+
+
+@nox.session(python=HIGHEST, default=False)
+def benchmarks(session: nox.Session) -> None:
+    """The figures that the README states."""
+    _install(session, "bench")
+    session.run("python", "benchmarks/core.py", *session.posargs)
