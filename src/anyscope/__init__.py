@@ -13,9 +13,18 @@ from ._face.scope import Scope as Scope
 from ._face.scope import current_scope as current_scope
 from ._face.scope import scope as scope
 from ._face.tree import ScopeStatistics as ScopeStatistics
+from ._features.as_completed import AsCompleted as AsCompleted
+from ._features.jobs import AsyncEach as AsyncEach
+from ._features.jobs import Each as Each
+from ._features.jobs import each as each
+from ._features.parallel import Aggregate as Aggregate
+from ._features.parallel import Completed as Completed
+from ._features.parallel import Failed as Failed
+from ._features.parallel import Progress as Progress
 from ._features.tasks import Task as Task
 from ._lifetime.signal import CancelSignal as CancelSignal
 from ._lifetime.signal import CancelSource as CancelSource
+from ._lifetime.owner import AMBIENT as AMBIENT
 from ._vocabulary.errors import AnyscopeError as AnyscopeError
 from ._vocabulary.errors import CloseTimeout as CloseTimeout
 from ._vocabulary.errors import NoCurrentScope as NoCurrentScope
@@ -34,3 +43,52 @@ from ._vocabulary.hooks import TaskStarted as TaskStarted
 from ._vocabulary.results import Err as Err
 from ._vocabulary.results import Ok as Ok
 from ._vocabulary.results import Result as Result
+
+__all__ = (
+    "AMBIENT",
+    "Aggregate",
+    "AnyscopeError",
+    "AsCompleted",
+    "AsyncEach",
+    "CancelSignal",
+    "CancelSource",
+    "Cancelled",
+    "CloseTimeout",
+    "Completed",
+    "Disposed",
+    "Each",
+    "Err",
+    "Failed",
+    "Hooks",
+    "NoCurrentScope",
+    "Ok",
+    "Progress",
+    "Result",
+    "Scope",
+    "ScopeCancelled",
+    "ScopeClosed",
+    "ScopeMisuse",
+    "ScopeStatistics",
+    "ScopeTimeout",
+    "Task",
+    "TaskCancelled",
+    "TaskEnded",
+    "TaskNotDone",
+    "TaskStarted",
+    "TaskTimeout",
+    "current_scope",
+    "each",
+    "scope",
+)
+
+
+def _show_public_names() -> None:
+    """Show `anyscope.Scope` and not where it is made, in tracebacks, reprs and pickles."""
+    for name in __all__:
+        found = globals()[name]
+        if isinstance(found, type) or callable(found):
+            found.__module__ = __name__
+
+
+_show_public_names()
+del _show_public_names

@@ -6,7 +6,10 @@ from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from .._features import starting
+from .._features import parallel, racing, starting
+from .._features.as_completed import AsCompleted, as_completed
+from .._features.jobs import Jobs
+from .._features.parallel import Aggregate, Plan, Progress
 from .._features.tasks import Task, Tasks
 from .._lifetime.hookset import as_hooks
 from .._lifetime.owner import AMBIENT, Ambient, Owner
@@ -276,6 +279,221 @@ class Scope:
     def _make_tasks(self) -> Tasks:
         self._tasks = tasks = Tasks(self._owner, self._concurrency)
         return tasks
+
+    # ------------------------------------------------------------------ the parallel family
+
+    async def parallel(
+        self,
+        jobs: Jobs[T],
+        *,
+        concurrency: int | None = None,
+        timeout: float | None = None,
+        job_timeout: float | None = None,
+        fail_fast: bool = False,
+        on_progress: Callable[[Progress], object] | None = None,
+    ) -> list[Result[T]]:
+        """Run many jobs at once, and give one `Result` for each, in input order.
+
+        All jobs have ended when it returns. When the caller is cancelled, the jobs are cancelled and
+        waited for.
+
+        Args:
+            jobs: Async functions without arguments, such as `each(fetch, urls)`: an iterable or an async
+                iterable, read lazily and in order.
+            concurrency: How many may run at once; default that of the scope, or else any number.
+            timeout: Seconds for the whole call. What has finished by then is kept, the rest is
+                `Err(TaskTimeout)`; `None` (default) for no limit.
+            job_timeout: Seconds for each job, from its start; `None` (default) for no limit.
+            fail_fast: Whether the first error cancels the rest, which is then `Err(TaskCancelled)`. Of an
+                input of unknown length, jobs not yet taken have no result. Default false.
+            on_progress: Called with a `Progress` once for each job that has ended. What it raises ends the
+                call.
+
+        Returns:
+            `Ok(value)` or `Err(error)` for each job.
+
+        Raises:
+            TypeError: Something that is not an async function is among the jobs.
+            ValueError: Several jobs are closures over the same variables, so they would do the same.
+            Exception: What the iterable of jobs itself raised; the jobs have been cancelled and have
+                ended.
+            ScopeCancelled: The scope was cancelled, and the caller is a task that it does not own.
+            ScopeClosed: The scope has closed.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import each, scope
+            >>> async def fetch(user):
+            ...     if user < 0:
+            ...         raise ValueError(f"no user {user}")
+            ...     return f"user {user}"
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         for result in await s.parallel(each(fetch, [1, -1, 2]), concurrency=2):
+            ...             print(result)
+            >>> anyio.run(main)
+            Ok(value='user 1')
+            Err(error=ValueError('no user -1'))
+            Ok(value='user 2')
+        """
+        plan = self._plan(concurrency, timeout, job_timeout, fail_fast, on_progress)
+        return await parallel.parallel(self._owner, jobs, plan)
+
+    async def parallel_aggregate(
+        self,
+        jobs: Jobs[T],
+        *,
+        concurrency: int | None = None,
+        timeout: float | None = None,
+        job_timeout: float | None = None,
+        fail_fast: bool = False,
+        on_progress: Callable[[Progress], object] | None = None,
+    ) -> Aggregate[T]:
+        """As `parallel()`, with successes and errors sorted apart.
+
+        Args:
+            jobs: As for `parallel()`.
+            concurrency: As for `parallel()`.
+            timeout: As for `parallel()`; `timed_out` of the result tells.
+            job_timeout: As for `parallel()`.
+            fail_fast: As for `parallel()`.
+            on_progress: As for `parallel()`.
+
+        Returns:
+            An `Aggregate`: `completed`, `errors`, `all_completed`, `timed_out`, `values`, `results`.
+
+        Raises:
+            TypeError: As for `parallel()`.
+            ValueError: As for `parallel()`.
+            ScopeCancelled: As for `parallel()`.
+            ScopeClosed: As for `parallel()`.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import each, scope
+            >>> async def half(x):
+            ...     return 10 / x
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         report = await s.parallel_aggregate(each(half, [1, 0, 5]))
+            ...     print(report)
+            ...     print(report.values)
+            ...     for failure in report.errors:
+            ...         print(failure.index, repr(failure.error))
+            >>> anyio.run(main)
+            <Aggregate of 3 jobs: 2 completed, 1 errors>
+            [10.0, 2.0]
+            1 ZeroDivisionError('division by zero')
+        """
+        plan = self._plan(concurrency, timeout, job_timeout, fail_fast, on_progress)
+        return await parallel.parallel_aggregate(self._owner, jobs, plan)
+
+    def _plan(
+        self,
+        concurrency: int | None,
+        timeout: float | None,
+        job_timeout: float | None,
+        fail_fast: bool,
+        on_progress: Callable[[Progress], object] | None,
+    ) -> Plan:
+        limit = self._concurrency if concurrency is None else concurrency
+        return Plan(limit=limit, timeout=timeout, job_timeout=job_timeout, fail_fast=fail_fast, on_progress=on_progress)
+
+    def as_completed(self, jobs: Jobs[T], *, concurrency: int | None = None) -> AsCompleted[T]:
+        """Run many jobs at once, and give their results as they finish.
+
+        Leaving the block early cancels the jobs that are left and waits for them. A slow consumer holds
+        the jobs back.
+
+        Args:
+            jobs: As for `parallel()`.
+            concurrency: How many may run at once; default that of the scope, or else any number.
+
+        Returns:
+            An async context manager; what it gives yields pairs `(index, result)`.
+
+        Raises:
+            TypeError: As for `parallel()`.
+            ValueError: As for `parallel()`.
+            ScopeCancelled: As for `parallel()`, when the block is left.
+            ScopeClosed: The scope has closed, when the block is entered.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import each, scope
+            >>> async def nap(seconds):
+            ...     await anyio.sleep(seconds)
+            ...     return seconds
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         async with s.as_completed(each(nap, [0.02, 0.0])) as results:
+            ...             async for index, result in results:
+            ...                 print(index, result)
+            >>> anyio.run(main)
+            1 Ok(value=0.0)
+            0 Ok(value=0.02)
+        """
+        return as_completed(self._owner, jobs, concurrency=self._concurrency if concurrency is None else concurrency)
+
+    async def race(self, jobs: Jobs[T]) -> Result[T]:
+        """Run jobs against one another: the first to finish wins, with a value or an error.
+
+        The losers are cancelled and have ended when it returns. What a loser raises all the same is
+        logged as a warning.
+
+        Args:
+            jobs: As for `parallel()`; at least one. All of them run at once.
+
+        Returns:
+            The result of the winner.
+
+        Raises:
+            ValueError: There are no jobs.
+            ScopeCancelled: As for `parallel()`.
+            ScopeClosed: The scope has closed.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import each, scope
+            >>> async def nap(seconds):
+            ...     await anyio.sleep(seconds)
+            ...     return seconds
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.race(each(nap, [9, 0.01])))
+            >>> anyio.run(main)
+            Ok(value=0.01)
+        """
+        return await racing.race(self._owner, "s.race", jobs, only_success=False)
+
+    async def any(self, jobs: Jobs[T]) -> Result[T]:
+        """Run jobs against one another: the first that succeeds wins.
+
+        The losers are cancelled and have ended when it returns.
+
+        Args:
+            jobs: As for `parallel()`; at least one. All of them run at once.
+
+        Returns:
+            The `Ok` of the winner; or `Err(ExceptionGroup)` with the errors of all, in input order.
+
+        Raises:
+            ValueError: There are no jobs.
+            ScopeCancelled: As for `parallel()`.
+            ScopeClosed: The scope has closed.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import each, scope
+            >>> async def half(x):
+            ...     return 10 / x
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.any(each(half, [0, 5])))
+            >>> anyio.run(main)
+            Ok(value=2.0)
+        """
+        return await racing.race(self._owner, "s.any", jobs, only_success=True)
 
     # ------------------------------------------------------------------ lifetimes
 

@@ -23,8 +23,10 @@ from __future__ import annotations
 
 import inspect
 import time
+from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator, Iterator
 from contextvars import Context, copy_context
+from types import CoroutineType
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -47,6 +49,8 @@ AT_ONCE = 32
 """How many jobs a worker runs without suspending before it lets others run."""
 LONGEST = 0.005
 """How many seconds it does so at most."""
+WATCHED = 64
+"""After how many of the first jobs a worker looks for a cancellation even if they did not suspend."""
 
 
 class InContext(Awaitable[T]):
@@ -108,10 +112,12 @@ class Crew(Generic[T]):
         "_deliver",
         "_done",
         "_group",
+        "_is_plain",
         "_iterator",
         "_job_timeout",
         "_limit",
         "_owner",
+        "_queue",
         "_room",
         "_size",
         "error",
@@ -140,13 +146,21 @@ class Crew(Generic[T]):
         self._owner = owner
         self._limit = limit
         self._job_timeout = job_timeout
+        # Whether the coroutine of a job can be run as it is; never changes, and is asked for each job.
+        self._is_plain = job_timeout is None and owner.hooks is None
         self._deliver = deliver
         self._size = 0  # how many workers have been hired
         self._busy = 0  # how many jobs of an async source run
+        self._queue: deque[tuple[int, Job[T]]] = deque()  # jobs of an async source whose task has not begun
         self._room: anyio.Event | None = None  # set when one of them ends
         self._group: TaskGroup | None = None
         self._iterator: Iterator[Job[T]] | None = None
         self._below = beneath(here())
+
+    @property
+    def path(self) -> str:
+        """The path of the scope."""
+        return self._owner.path
 
     @property
     def error_to_raise(self) -> BaseException | None:
@@ -194,33 +208,36 @@ class Crew(Generic[T]):
     async def _work(self) -> None:
         stand_in(Place(self._owner, self._below))
         base = copy_context()
-        is_new, run_without_pause, since = True, 0, time.monotonic()
+        now = time.monotonic
+        is_new, in_a_row, since = True, 0, now()
         while True:
             if self.gate is not None:
                 await self.gate()
             job = self._take()
             if job is None:
                 return
+            index = self.taken - 1
             if is_new:
                 is_new = False
                 self._hire()
                 self._hire()
-            index = self.taken - 1
-            result = self._begin(job, index, base.copy())
-            if not isinstance(result, (Ok, Err)):
-                result = await result
-                run_without_pause, since = 0, time.monotonic()
-            if not self._ended(index, result):
+            outcome = self._first_step(job, index, base.copy())
+            if type(outcome) is InContext:
+                outcome = await self._rest(outcome, index)
+                in_a_row, since = 0, now()
+                await checkpoint_if_cancelled()
+            if outcome is None:
                 return
-            run_without_pause += 1
-            if run_without_pause >= AT_ONCE or time.monotonic() - since > LONGEST:
+            self._hand_over(index, outcome)
+            in_a_row += 1
+            if in_a_row >= AT_ONCE or now() - since > LONGEST:
                 await checkpoint()
-                run_without_pause, since = 0, time.monotonic()
-            else:
+                in_a_row, since = 0, now()
+            elif index < WATCHED:
                 await checkpoint_if_cancelled()
 
     def _take(self) -> Job[T] | None:
-        """The next job; `None` at the end, or where the source failed."""
+        """The next job; `None` at the end, after `halt`, or where the source failed."""
         if self.halted:
             return None
         assert self._iterator is not None
@@ -232,3 +249,118 @@ class Crew(Generic[T]):
         if job is not None:
             self.taken += 1
         return job
+
+    # ------------------------------------------------------------------ an async source
+
+    async def _feed(self) -> None:
+        """Read the source, from its first step to its `aclose()`, and start a task for each job."""
+        stand_in(Place(self._owner, self._below))
+        source = self.jobs.reader()
+        try:
+            while not self.halted:
+                await self._until_room()
+                job = await anext(source, None)
+                if job is None:
+                    return
+                self._queue.append((self.taken, job))
+                self.taken += 1
+                self._busy += 1
+                assert self._group is not None
+                self._group.start_soon(self._do_one, name=f"{self.jobs.call} job")
+        except Exception as error:  # noqa: BLE001  the source's error ends the call
+            self.halt(error)
+        finally:
+            with anyio.move_on_after(self._owner.close_timeout, shield=True):
+                await source.aclose()
+
+    async def _until_room(self) -> None:
+        if self.gate is not None:
+            await self.gate()
+        while self._limit is not None and self._busy >= self._limit:
+            self._room = anyio.Event()
+            await self._room.wait()
+
+    async def _do_one(self) -> None:
+        stand_in(Place(self._owner, self._below))
+        index, job = self._queue.popleft()  # by whichever task begins first: so jobs begin in order
+        try:
+            outcome = self._first_step(job, index, copy_context())
+            if isinstance(outcome, InContext):
+                outcome = await self._rest(outcome, index)
+            if outcome is not None:
+                self._hand_over(index, outcome)
+        finally:
+            self._busy -= 1
+            if self._room is not None:
+                self._room.set()
+
+    # ------------------------------------------------------------------ one job
+
+    def _first_step(self, job: Job[T], index: int, context: Context) -> Result[T] | InContext[T] | None:
+        """Begin `job`; most trivial ones end here. `None` if the call ends because of it."""
+        try:
+            coro = context.run(job)
+        except Exception as error:  # noqa: BLE001  the job's own error, such as that of a lambda
+            return failed(error)
+        if type(coro) is not CoroutineType and not isinstance(coro, Coroutine):
+            self.halt(TypeError(f"{self.jobs.call}: job {index} ({name_of(job)}) is not async, it returned {type(coro).__name__}, not a coroutine"))
+            return None
+        if not self._is_plain:
+            coro = self._guarded(coro, JobSite(self, job, index))
+        try:
+            yielded = context.run(coro.send, None)
+        except StopIteration as stop:
+            return Ok(stop.value) if self._is_plain else stop.value
+        except Exception as error:  # noqa: BLE001  an error becomes a value
+            return failed(error)
+        except BaseException as raised:  # noqa: BLE001  sorted out
+            return self._interrupted(raised, index)
+        return InContext(context, coro, yielded)
+
+    async def _rest(self, started: InContext[Any], index: int) -> Result[T] | None:
+        try:
+            value = await started
+        except Exception as error:  # noqa: BLE001  an error becomes a value
+            return failed(error)
+        except BaseException as raised:  # noqa: BLE001  sorted out
+            return self._interrupted(raised, index)
+        return Ok(value) if self._is_plain else value
+
+    async def _guarded(self, coro: Coroutine[Any, Any, T], site: JobSite) -> Result[T]:
+        work = attempt(coro, self._job_timeout, site)
+        if self._owner.hooks is not None:
+            work = hooked(work, self._owner, site.name, self._owner.next_index(), "job")
+        return await work
+
+    def _interrupted(self, raised: BaseException, index: int) -> Result[T] | None:
+        end = sort_out(raised)
+        if end.error is not None:
+            return failed(end.error)
+        if end.fatal is not None:
+            self.fatal = end.fatal
+            self.halt()
+            return None
+        if self.halted or anyio.current_effective_deadline() == -float("inf"):
+            raise raised
+        return Err(TaskCancelled(task=f"{self.jobs.call} job {index}", reason=NATIVELY))
+
+    def _hand_over(self, index: int, result: Result[T]) -> None:
+        try:
+            self._deliver(index, result)
+        except Exception as error:  # noqa: BLE001  it is raised by the call
+            self.halt(error)
+
+
+class JobSite:
+    """What a job is called.
+
+    Attributes:
+        name: The name of its function.
+        label: Name, number and call, such as `fetch (job 3 of s.parallel) of app`.
+    """
+
+    __slots__ = ("label", "name")
+
+    def __init__(self, crew: Crew[Any], job: object, index: int) -> None:
+        self.name = name_of(job)
+        self.label = f"{self.name} (job {index} of {crew.jobs.call}) of {crew.path}"

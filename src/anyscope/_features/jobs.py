@@ -8,7 +8,7 @@ is told where it can be seen: functions of the same code over the very same clos
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sized
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sized
 from types import FunctionType
 from typing import Any, Generic, TypeAlias, TypeVar, overload
 
@@ -150,18 +150,34 @@ class Checked(Generic[T]):
 
     def __iter__(self) -> Iterator[Job[T]]:
         assert isinstance(self.jobs, Iterable)
-        if isinstance(self.jobs, (Each, list, tuple)):
-            yield from self.jobs
-            return
-        for job in self.jobs:
-            self.check(job)
-            yield job
+        if isinstance(self.jobs, Each):
+            # One partial that makes partials: no Python frame for each job.
+            return map(functools.partial(functools.partial, self.jobs.fn), self.jobs.items)
+        if isinstance(self.jobs, (list, tuple)):
+            return iter(self.jobs)
+        return map(self._checked, self.jobs)
 
-    async def __aiter__(self) -> AsyncIterator[Job[T]]:
+    def reader(self) -> AsyncGenerator[Job[T], None]:
+        """Read an async source; closing the reader closes the source, in the same task."""
         assert isinstance(self.jobs, AsyncIterable)
-        async for job in self.jobs:
-            self.check(job)
-            yield job
+        if isinstance(self.jobs, AsyncEach):
+            return _read(self.jobs.items, functools.partial(functools.partial, self.jobs.fn))
+        return _read(self.jobs, self._checked)
+
+    def _checked(self, job: Job[T]) -> Job[T]:
+        self.check(job)
+        return job
+
+
+async def _read(items: AsyncIterable[Any], job_of: Callable[[Any], Job[T]]) -> AsyncGenerator[Job[T], None]:
+    iterator = aiter(items)
+    try:
+        async for item in iterator:
+            yield job_of(item)
+    finally:
+        close = getattr(iterator, "aclose", None)
+        if close is not None:
+            await close()
 
 
 def _kind(job: object) -> object:

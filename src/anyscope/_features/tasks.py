@@ -20,7 +20,7 @@ from typing import Any, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 import anyio
 
 from .._lifetime.ending import Report, sort_out
-from .._lifetime.owner import Owner, Work
+from .._lifetime.owner import Owner
 from .._lifetime.place import Place, beneath, here, stand_in
 from .._vocabulary.errors import ScopeMisuse, TaskCancelled, TaskNotDone, TaskTimeout
 from .._vocabulary.hooks import TaskKind
@@ -38,6 +38,15 @@ KEPT = 1000
 """How many unobserved errors a scope keeps; of the others it keeps the number."""
 
 NATIVELY = "cancelled natively"
+
+
+class Labelled(Protocol):
+    """What has a name for messages."""
+
+    @property
+    def label(self) -> str:
+        """The name."""
+        ...
 
 
 class Readiness(Protocol):
@@ -449,7 +458,7 @@ def _refuse_ring(waiter: Task[Any], awaited: Task[Any]) -> None:
         last = last.awaiting
 
 
-async def attempt(coro: Awaitable[T], limit: float | None, work: Work) -> Result[T]:
+async def attempt(coro: Awaitable[T], limit: float | None, work: Labelled) -> Result[T]:
     """Await `coro` for at most `limit` seconds; errors become values, cancellations pass through."""
     try:
         if limit is None:

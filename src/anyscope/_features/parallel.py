@@ -1,0 +1,235 @@
+"""`parallel` and `parallel_aggregate`: every success and every error, in input order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import anyio
+
+from .._lifetime.call import Call
+from .._lifetime.owner import Owner
+from .._vocabulary.errors import TaskCancelled, TaskTimeout, reraise
+from .._vocabulary.notes import group_of
+from .._vocabulary.options import check_callback, check_count, check_seconds
+from .._vocabulary.results import Err, Ok, Result
+from .crew import Crew
+from .jobs import Checked, Jobs
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a call of the parallel family is, told once for each job that has ended.
+
+    Attributes:
+        done: How many jobs have ended.
+        failed: How many of those with an error.
+        total: How many jobs there are; `None` where the input does not say.
+        elapsed: Seconds since the call.
+    """
+
+    done: int
+    failed: int
+    total: int | None
+    elapsed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completed(Generic[T_co]):
+    """A job that succeeded.
+
+    Attributes:
+        index: Its place in the input, from 0.
+        value: What it returned.
+    """
+
+    index: int
+    value: T_co
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A job that did not succeed.
+
+    Attributes:
+        index: Its place in the input, from 0.
+        error: What it raised; `TaskCancelled` or `TaskTimeout` where it was cut off.
+    """
+
+    index: int
+    error: Exception
+
+
+class Aggregate(Generic[T_co]):
+    """Everything that became of a number of jobs; what `parallel_aggregate` gives.
+
+    Args:
+        results: One result for each job, in input order.
+        timed_out: Whether the call's `timeout` cut some of them off.
+        path: The path of the scope, for messages.
+    """
+
+    __slots__ = ("_path", "results", "timed_out")
+
+    def __init__(self, results: Sequence[Result[T_co]], *, timed_out: bool = False, path: str = "scope") -> None:
+        self.results: tuple[Result[T_co], ...] = tuple(results)
+        self.timed_out = timed_out
+        self._path = path
+
+    @property
+    def completed(self) -> tuple[Completed[T_co], ...]:
+        """The jobs that succeeded, in input order."""
+        return tuple(Completed(index, result.value) for index, result in enumerate(self.results) if isinstance(result, Ok))
+
+    @property
+    def errors(self) -> tuple[Failed, ...]:
+        """The jobs that did not, in input order, those that were cut off included."""
+        return tuple(Failed(index, result.error) for index, result in enumerate(self.results) if isinstance(result, Err))
+
+    @property
+    def values(self) -> list[T_co]:
+        """The values of the jobs that succeeded, in input order."""
+        return [result.value for result in self.results if isinstance(result, Ok)]
+
+    @property
+    def all_completed(self) -> bool:
+        """Whether every job succeeded; true where there was none."""
+        return all(isinstance(result, Ok) for result in self.results)
+
+    def raise_errors(self) -> None:
+        """Raise all errors in one group, each with a note that says which job it was.
+
+        Jobs that were only cancelled because another one failed are left out.
+
+        Raises:
+            ExceptionGroup: At least one job failed.
+        """
+        failed = self.errors
+        real = [failure for failure in failed if not isinstance(failure.error, TaskCancelled)] or failed
+        if real:
+            message = f"{len(failed)} of {len(self.results)} jobs failed in scope {self._path}"
+            reraise(group_of(message, [(failure.error, f"in job {failure.index} of {self._path}") for failure in real]))
+
+    def __repr__(self) -> str:
+        words = [f"{len(self.values)} completed", f"{len(self.errors)} errors"]
+        if self.timed_out:
+            words.append("timed out")
+        return f"<Aggregate of {len(self.results)} jobs: {', '.join(words)}>"
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """The options of a call, checked.
+
+    Attributes:
+        limit: How many jobs at once.
+        timeout: Seconds for the whole call.
+        job_timeout: Seconds for each job.
+        fail_fast: Whether the first error cancels the rest.
+        on_progress: Called once for each job that has ended.
+    """
+
+    limit: int | None
+    timeout: float | None
+    job_timeout: float | None
+    fail_fast: bool
+    on_progress: Callable[[Progress], object] | None
+
+    def __post_init__(self) -> None:
+        self.limit = check_count("concurrency", self.limit)
+        self.timeout = check_seconds("timeout", self.timeout)
+        self.job_timeout = check_seconds("job_timeout", self.job_timeout)
+        if not isinstance(self.fail_fast, bool):
+            raise TypeError(f"fail_fast must be a bool, got {self.fail_fast!r} ({type(self.fail_fast).__name__})")
+        check_callback("on_progress", self.on_progress)
+
+
+class Collector(Generic[T]):
+    """Collects the results of one call.
+
+    Args:
+        owner: The scope's owner.
+        jobs: The jobs, checked.
+        plan: The options.
+
+    Attributes:
+        results: A result for each job that has ended; written by `_deliver`.
+        failed: How many of them are errors.
+        timed_out: Whether the timeout of the call cut something off.
+        first_failure: The job that made a fail-fast call stop.
+    """
+
+    __slots__ = ("_began", "_crew", "_owner", "_plan", "failed", "first_failure", "results", "timed_out")
+
+    def __init__(self, owner: Owner, jobs: Checked[T], plan: Plan) -> None:
+        self._owner = owner
+        self._plan = plan
+        self._crew = Crew(owner, jobs, limit=plan.limit, job_timeout=plan.job_timeout, deliver=self._deliver)
+        self._began = 0.0
+        self.results: dict[int, Result[T]] = {}
+        self.failed = 0
+        self.timed_out = False
+        self.first_failure: int | None = None
+
+    async def collect(self) -> list[Result[T]]:
+        """Do the jobs and give their results in input order; all of them have ended by then."""
+        crew = self._crew
+        self._began = anyio.current_time()
+        with Call(self._owner, crew.jobs.call) as call:
+            if self._plan.timeout is None:
+                await crew.run()
+            else:
+                with anyio.move_on_after(self._plan.timeout) as limit:
+                    await crew.run()
+                self.timed_out = limit.cancelled_caught
+        crew.close()
+        if crew.error_to_raise is not None:
+            reraise(crew.error_to_raise)
+        call.refuse_if_cut(crew.jobs.call)
+        results = self.results
+        return [results[index] if index in results else self._cut_off(index) for index in range(self._count())]
+
+    def _count(self) -> int:
+        """How many results are due: all jobs of an input of known length, else those taken."""
+        total = self._crew.jobs.total
+        return self._crew.taken if total is None else total
+
+    def _cut_off(self, index: int) -> Result[Any]:
+        task = f"job {index} of {self._crew.jobs.call} of {self._owner.path}"
+        if self.timed_out:
+            assert self._plan.timeout is not None
+            return Err(TaskTimeout(task=task, limit=self._plan.timeout))
+        return Err(TaskCancelled(task=task, reason=f"job {self.first_failure} failed"))
+
+    def _deliver(self, index: int, result: Result[T]) -> None:
+        self.results[index] = result
+        if type(result) is Err:
+            self.failed += 1
+            if self._plan.fail_fast and self.first_failure is None:
+                self.first_failure = index
+                self._crew.halt()
+        if self._plan.on_progress is not None:
+            elapsed = anyio.current_time() - self._began
+            self._plan.on_progress(Progress(len(self.results), self.failed, self._crew.jobs.total, elapsed))
+
+
+async def parallel(owner: Owner, jobs: Jobs[T], plan: Plan) -> list[Result[T]]:
+    """`s.parallel`."""
+    return await _collector(owner, "s.parallel", jobs, plan).collect()
+
+
+async def parallel_aggregate(owner: Owner, jobs: Jobs[T], plan: Plan) -> Aggregate[T]:
+    """`s.parallel_aggregate`."""
+    collector = _collector(owner, "s.parallel_aggregate", jobs, plan)
+    results = await collector.collect()
+    return Aggregate(results, timed_out=collector.timed_out, path=owner.path)
+
+
+def _collector(owner: Owner, call: str, jobs: Jobs[T], plan: Plan) -> Collector[T]:
+    checked = Checked(call, jobs)
+    owner.require_open(call.partition(".")[2])
+    return Collector(owner, checked, plan)
