@@ -21,10 +21,10 @@ from ._features.parallel import Aggregate as Aggregate
 from ._features.parallel import Completed as Completed
 from ._features.parallel import Failed as Failed
 from ._features.parallel import Progress as Progress
-from ._features.tasks import Task as Task
+from ._features.task import Task as Task
+from ._lifetime.branch import AMBIENT as AMBIENT
 from ._lifetime.signal import CancelSignal as CancelSignal
 from ._lifetime.signal import CancelSource as CancelSource
-from ._lifetime.owner import AMBIENT as AMBIENT
 from ._vocabulary.errors import AnyscopeError as AnyscopeError
 from ._vocabulary.errors import CloseTimeout as CloseTimeout
 from ._vocabulary.errors import NoCurrentScope as NoCurrentScope

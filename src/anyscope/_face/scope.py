@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
-from types import TracebackType
-from typing import Any, TypeVar
+import weakref
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._features import parallel, racing, starting
 from .._features.as_completed import AsCompleted, as_completed
-from .._features.jobs import Jobs
 from .._features.parallel import Aggregate, Plan, Progress
-from .._features.tasks import Task, Tasks
+from .._features.tasks import Tasks
+from .._lifetime.branch import AMBIENT, Ambient
 from .._lifetime.hookset import as_hooks
-from .._lifetime.owner import AMBIENT, Ambient, Owner
+from .._lifetime.owner import Owner
 from .._lifetime.place import nearest_open
 from .._lifetime.signal import CancelSignal
 from .._vocabulary.errors import NoCurrentScope, reraise
-from .._vocabulary.hooks import Hooks
 from .._vocabulary.notes import is_group
 from .._vocabulary.options import check_count, check_name, check_seconds, name_of, require_callable
-from .._vocabulary.results import Result
 from .tree import ScopeStatistics, draw, statistics_of, summary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from .._features.jobs import Jobs
+    from .._features.task import Task
+    from .._vocabulary.hooks import Hooks
+    from .._vocabulary.results import Result
 
 T = TypeVar("T")
 
@@ -32,18 +40,18 @@ class Scope:
     has been lost.
     """
 
-    __slots__ = ("_concurrency", "_owner", "_tasks")
+    __slots__ = ("__weakref__", "_concurrency", "_owner", "_tasks")
 
     def __init__(self, owner: Owner, concurrency: int | None) -> None:
         self._owner = owner
         self._concurrency = concurrency
         self._tasks: Tasks | None = None
-        owner.face = self
+        owner.face = weakref.ref(self)
 
     # ------------------------------------------------------------------ the block
 
-    async def __aenter__(self) -> Scope:
-        await self._owner.open()
+    async def __aenter__(self) -> Self:
+        await self._owner.enter()
         return self
 
     async def __aexit__(
@@ -56,7 +64,7 @@ class Scope:
             return False
         if is_group(leaving):
             leaving.__suppress_context__ = True  # the body's error is in the group already
-        reraise(leaving)
+        return reraise(leaving)
 
     # ------------------------------------------------------------------ what it is
 
@@ -74,7 +82,7 @@ class Scope:
     def parent(self) -> Scope | None:
         """The scope above, once entered; `None` for a root."""
         above = self._owner.parent
-        return None if above is None else above.face
+        return None if above is None else above.face()
 
     @property
     def concurrency(self) -> int | None:
@@ -159,7 +167,11 @@ class Scope:
     # ------------------------------------------------------------------ tasks
 
     def task(
-        self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, name: str | None = None, timeout: float | None = None
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        *args: Any,
+        name: str | None = None,
+        timeout: float | None = None,
     ) -> Task[T]:
         """Start `fn(*args)` in a task of its own, now; its outcome is a value.
 
@@ -201,7 +213,11 @@ class Scope:
         return starting.start_task(self._tasks or self._make_tasks(), fn, args, name=name, timeout=timeout)
 
     async def run(
-        self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, name: str | None = None, timeout: float | None = None
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        *args: Any,
+        name: str | None = None,
+        timeout: float | None = None,
     ) -> Result[T]:
         """Run `fn(*args)` in the calling task, and give its `Result`.
 
@@ -237,7 +253,9 @@ class Scope:
         """
         return await starting.run_here(self._tasks or self._make_tasks(), fn, args, name=name, timeout=timeout)
 
-    def start_soon(self, fn: Callable[..., Coroutine[Any, Any, Any]], *args: Any, name: str | None = None, daemon: bool = False) -> None:
+    def start_soon(
+        self, fn: Callable[..., Coroutine[Any, Any, Any]], *args: Any, name: str | None = None, daemon: bool = False
+    ) -> None:
         """Start `fn(*args)` as AnyIO's task groups do: no result, and a failure cancels the scope.
 
         Args:
@@ -393,7 +411,7 @@ class Scope:
         concurrency: int | None,
         timeout: float | None,
         job_timeout: float | None,
-        fail_fast: bool,
+        fail_fast: bool,  # noqa: FBT001  a private passing on of options
         on_progress: Callable[[Progress], object] | None,
     ) -> Plan:
         limit = self._concurrency if concurrency is None else concurrency
@@ -533,12 +551,14 @@ def scope(
     name: str | None = None,
     timeout: float | None = None,
     concurrency: int | None = None,
-    parent: Scope | None | Ambient = AMBIENT,
+    parent: Scope | Ambient | None = AMBIENT,
     signal: CancelSignal | None = None,
     hooks: Hooks | Iterable[Hooks] = (),
     close_timeout: float | None = 10.0,
 ) -> Scope:
-    """Make a scope, to be entered with `async with scope(...) as s:`.
+    """Make the owner of what will be started in one block.
+
+    Enter it with `async with scope(...) as s:`.
 
     Args:
         name: What to call it in errors, hooks and the tree; default `scope`.
@@ -568,12 +588,12 @@ def scope(
         <Scope app closed>
     """
     owner = Owner(
-        name="scope" if name is None else check_name("name", name) or "scope",
+        name="scope" if name is None else check_name("name", name),
         timeout=None if timeout is None else check_seconds("timeout", timeout),
         close_timeout=check_seconds("close_timeout", close_timeout, positive=True),
-        parent=_as_owner(parent),
-        signal=_as_signal(signal),
-        hooks=as_hooks(hooks) if hooks else (),
+        parent=parent if parent is AMBIENT else _as_owner(parent),
+        signal=None if signal is None else _as_signal(signal),
+        hooks=() if hooks == () else as_hooks(hooks),
     )
     return Scope(owner, None if concurrency is None else check_count("concurrency", concurrency))
 
@@ -597,21 +617,21 @@ def current_scope() -> Scope:
         app > ingest
     """
     owner = nearest_open()
-    if owner is None:
+    found: Scope | None = None if owner is None else owner.face()
+    if found is None:
         raise NoCurrentScope(action="current_scope()")
-    found: Scope = owner.face
     return found
 
 
-def _as_owner(parent: object) -> Owner | None | Ambient:
-    if parent is None or isinstance(parent, Ambient):
-        return parent
+def _as_owner(parent: object) -> Owner | None:
+    if parent is None:
+        return None
     if isinstance(parent, Scope):
-        return parent._owner  # noqa: SLF001  the same module's class
+        return parent._owner  # noqa: SLF001  the class of this very module
     raise TypeError(f"parent must be a Scope, or None for a root, got {parent!r} ({type(parent).__name__})")
 
 
-def _as_signal(signal: object) -> CancelSignal | None:
-    if signal is None or isinstance(signal, CancelSignal):
+def _as_signal(signal: object) -> CancelSignal:
+    if isinstance(signal, CancelSignal):
         return signal
     raise TypeError(f"signal must be a CancelSignal such as s.signal, got {signal!r} ({type(signal).__name__})")

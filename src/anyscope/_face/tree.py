@@ -5,12 +5,17 @@ Names, states and counts are shown, values never (law 8): they may hold secrets.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from .._features.tasks import Task, Tasks
+from .._features.task import Task
 from .._lifetime.owner import Owner
 from .._vocabulary.errors import because
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .._features.tasks import Tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ def statistics_of(owner: Owner, tasks: Tasks | None) -> ScopeStatistics:
     queued = len(tasks.slots.queued) if tasks is not None and tasks.slots is not None else 0
     children = sum(1 for _ in owner.children)
     return ScopeStatistics(
-        running=sum(1 for _ in owner.works) - queued - children,
+        running=len(owner.works.live) + len(owner.works.daemons) - queued - children,
         queued=queued,
         succeeded=tasks.succeeded if tasks else 0,
         failed=tasks.failed if tasks else 0,
@@ -63,7 +68,9 @@ def summary(owner: Owner, tasks: Tasks | None) -> str:
     if owner.phase not in ("new", "closed"):
         counts = statistics_of(owner, tasks)
         words.append(f"{counts.running} running")
-        words += [f"{number} {what}" for what, number in (("queued", counts.queued), ("children", counts.children)) if number]
+        words += [
+            f"{number} {what}" for what, number in (("queued", counts.queued), ("children", counts.children)) if number
+        ]
     return ", ".join(words) + ">"
 
 
@@ -74,7 +81,7 @@ def draw(owner: Owner) -> str:
 
 def _lines(owner: Owner) -> Iterator[str]:
     # A stack instead of recursion: scopes may be nested deeper than Python's own stack.
-    stack: list[tuple[int, Owner]] = [(0, owner)]
+    stack: list[tuple[int, Any]] = [(0, owner)]
     while stack:
         depth, current = stack.pop()
         indent = "  " * depth

@@ -11,19 +11,23 @@ have been taken whose results have not been.
 from __future__ import annotations
 
 from collections import deque
-from types import TracebackType
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
 
 from .._lifetime.call import Call
-from .._lifetime.owner import Owner
 from .._vocabulary.errors import ScopeMisuse, reraise
 from .._vocabulary.options import check_count
-from .._vocabulary.results import Result
 from .crew import Crew
 from .jobs import Checked, Jobs
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from anyio.abc import TaskGroup
+
+    from .._lifetime.owner import Owner
+    from .._vocabulary.results import Result
 
 T = TypeVar("T")
 
@@ -63,7 +67,11 @@ class AsCompleted(Generic[T]):
 
     async def __aenter__(self) -> AsCompleted[T]:
         if self._call is not None:
-            raise ScopeMisuse(path=self._owner.path, problem="as_completed was entered a second time", remedy="Call s.as_completed(...) again.")
+            raise ScopeMisuse(
+                path=self._owner.path,
+                problem="as_completed was entered a second time",
+                remedy="Call s.as_completed(...) again.",
+            )
         self._owner.require_open("as_completed")
         self._call = Call(self._owner, self._crew.jobs.call)
         self._call.__enter__()
@@ -72,7 +80,9 @@ class AsCompleted(Generic[T]):
         self._group.start_soon(self._run, name="s.as_completed")
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
         assert self._group is not None
         assert self._call is not None
         self._group.cancel_scope.cancel()
@@ -80,7 +90,9 @@ class AsCompleted(Generic[T]):
         cut = None if isinstance(error, Exception) else error
         absorbed = False
         try:
-            absorbed = await self._group.__aexit__(None if cut is None else kind, cut, None if cut is None else traceback)
+            absorbed = await self._group.__aexit__(
+                None if cut is None else kind, cut, None if cut is None else traceback
+            )
         except BaseException as leaving:
             if not self._call.__exit__(type(leaving), leaving, leaving.__traceback__):
                 raise

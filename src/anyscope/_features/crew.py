@@ -26,22 +26,24 @@ import time
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator, Iterator
 from contextvars import Context, copy_context
-from types import CoroutineType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .._lifetime.ending import sort_out
-from .._lifetime.owner import Owner
 from .._lifetime.place import Place, beneath, here, stand_in
 from .._vocabulary.errors import TaskCancelled
-from .._vocabulary.options import name_of
+from .._vocabulary.options import is_coroutine, name_of
 from .._vocabulary.results import Err, Ok, Result
-from .jobs import Checked, Job
-from .tasks import NATIVELY, attempt, failed
+from .attempt import NATIVELY, attempt, failed
 from .telling import hooked
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from .._lifetime.owner import Owner
+    from .jobs import Checked, Job
 
 T = TypeVar("T")
 
@@ -50,7 +52,7 @@ AT_ONCE = 32
 LONGEST = 0.005
 """How many seconds it does so at most."""
 WATCHED = 64
-"""After how many of the first jobs a worker looks for a cancellation even if they did not suspend."""
+"""Up to which job the workers look for a cancellation after each one, even if it did not suspend."""
 
 
 class InContext(Awaitable[T]):
@@ -76,7 +78,7 @@ class InContext(Awaitable[T]):
         while True:
             try:
                 step, value = send, (yield yielded)
-            except BaseException as error:  # noqa: BLE001  handed on to the job, which decides
+            except BaseException as error:
                 step, value = throw, error
             try:
                 yielded = run(step, value)
@@ -222,10 +224,10 @@ class Crew(Generic[T]):
                 self._hire()
                 self._hire()
             outcome = self._first_step(job, index, base.copy())
-            if type(outcome) is InContext:
+            suspended = isinstance(outcome, InContext)
+            if isinstance(outcome, InContext):
                 outcome = await self._rest(outcome, index)
                 in_a_row, since = 0, now()
-                await checkpoint_if_cancelled()
             if outcome is None:
                 return
             self._hand_over(index, outcome)
@@ -233,7 +235,7 @@ class Crew(Generic[T]):
             if in_a_row >= AT_ONCE or now() - since > LONGEST:
                 await checkpoint()
                 in_a_row, since = 0, now()
-            elif index < WATCHED:
+            elif suspended or index < WATCHED:
                 await checkpoint_if_cancelled()
 
     def _take(self) -> Job[T] | None:
@@ -243,7 +245,7 @@ class Crew(Generic[T]):
         assert self._iterator is not None
         try:
             job = next(self._iterator, None)
-        except Exception as error:  # noqa: BLE001  the source's error ends the call
+        except Exception as error:
             self.halt(error)
             return None
         if job is not None:
@@ -267,7 +269,7 @@ class Crew(Generic[T]):
                 self._busy += 1
                 assert self._group is not None
                 self._group.start_soon(self._do_one, name=f"{self.jobs.call} job")
-        except Exception as error:  # noqa: BLE001  the source's error ends the call
+        except Exception as error:
             self.halt(error)
         finally:
             with anyio.move_on_after(self._owner.close_timeout, shield=True):
@@ -299,30 +301,32 @@ class Crew(Generic[T]):
     def _first_step(self, job: Job[T], index: int, context: Context) -> Result[T] | InContext[T] | None:
         """Begin `job`; most trivial ones end here. `None` if the call ends because of it."""
         try:
-            coro = context.run(job)
-        except Exception as error:  # noqa: BLE001  the job's own error, such as that of a lambda
+            coro: object = context.run(job)
+        except Exception as error:
             return failed(error)
-        if type(coro) is not CoroutineType and not isinstance(coro, Coroutine):
-            self.halt(TypeError(f"{self.jobs.call}: job {index} ({name_of(job)}) is not async, it returned {type(coro).__name__}, not a coroutine"))
+        if not is_coroutine(coro):
+            what = f"job {index} ({name_of(job)}) is not async, it returned {type(coro).__name__}, not a coroutine"
+            self.halt(TypeError(f"{self.jobs.call}: {what}"))
             return None
+        started: Coroutine[Any, Any, Any] = coro
         if not self._is_plain:
-            coro = self._guarded(coro, JobSite(self, job, index))
+            started = self._guarded(coro, JobSite(self, job, index))
         try:
-            yielded = context.run(coro.send, None)
+            yielded = context.run(started.send, None)
         except StopIteration as stop:
             return Ok(stop.value) if self._is_plain else stop.value
-        except Exception as error:  # noqa: BLE001  an error becomes a value
+        except Exception as error:
             return failed(error)
-        except BaseException as raised:  # noqa: BLE001  sorted out
+        except BaseException as raised:
             return self._interrupted(raised, index)
-        return InContext(context, coro, yielded)
+        return InContext(context, started, yielded)
 
     async def _rest(self, started: InContext[Any], index: int) -> Result[T] | None:
         try:
             value = await started
-        except Exception as error:  # noqa: BLE001  an error becomes a value
+        except Exception as error:
             return failed(error)
-        except BaseException as raised:  # noqa: BLE001  sorted out
+        except BaseException as raised:
             return self._interrupted(raised, index)
         return Ok(value) if self._is_plain else value
 
@@ -347,7 +351,7 @@ class Crew(Generic[T]):
     def _hand_over(self, index: int, result: Result[T]) -> None:
         try:
             self._deliver(index, result)
-        except Exception as error:  # noqa: BLE001  it is raised by the call
+        except Exception as error:
             self.halt(error)
 
 

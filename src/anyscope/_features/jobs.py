@@ -10,9 +10,9 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sized
 from types import FunctionType
-from typing import Any, Generic, TypeAlias, TypeVar, overload
+from typing import Any, Generic, TypeAlias, TypeGuard, TypeVar, overload
 
-from .._vocabulary.options import name_of, require_async
+from .._vocabulary.options import is_coroutine, name_of, require_async
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
@@ -73,7 +73,9 @@ class AsyncEach(Generic[T_co]):
 def each(fn: Callable[[A], Coroutine[Any, Any, T]], items: Iterable[A]) -> Each[T]: ...
 @overload
 def each(fn: Callable[[A], Coroutine[Any, Any, T]], items: AsyncIterable[A]) -> AsyncEach[T]: ...
-def each(fn: Callable[[Any], Coroutine[Any, Any, T]], items: Iterable[Any] | AsyncIterable[Any]) -> Each[T] | AsyncEach[T]:
+def each(
+    fn: Callable[[Any], Coroutine[Any, Any, T]], items: Iterable[Any] | AsyncIterable[Any]
+) -> Each[T] | AsyncEach[T]:
     """Make jobs from one function and many arguments: `fn(items[0])`, `fn(items[1])`, ...
 
     Args:
@@ -125,7 +127,10 @@ class Checked(Generic[T]):
 
     def __init__(self, call: str, jobs: Jobs[T]) -> None:
         if not isinstance(jobs, (Iterable, AsyncIterable)):
-            raise TypeError(f"{call}(...): expected several jobs, got {jobs!r} ({type(jobs).__name__})\nRight: {call}([first, second])   or: {call}(each(fetch, items))")
+            raise TypeError(
+                f"{call}(...): expected several jobs, got {jobs!r} ({type(jobs).__name__})\n"
+                f"Right: {call}([first, second])   or: {call}(each(fetch, items))"
+            )
         self.call = call
         self.jobs = jobs
         self.total = _total(jobs)
@@ -134,14 +139,15 @@ class Checked(Generic[T]):
             self._check_all(jobs)
 
     def _check_all(self, jobs: list[Job[T]] | tuple[Job[T], ...]) -> None:
-        wrong = [job for job in jobs if isinstance(job, Coroutine)]
+        given: list[Any] = list(jobs)
+        wrong = [job for job in given if is_coroutine(job)]
         for coro in wrong[1:]:
             coro.close()  # the first is closed by the message about it
-        for job in wrong or jobs:
+        for job in wrong[:1] or given:
             self.check(job)
         _refuse_late_binding(self.call, jobs)
 
-    def check(self, job: Job[T]) -> None:
+    def check(self, job: object) -> None:
         """Refuse what is certainly not an async function, without calling it."""
         kind: object = job.__code__ if type(job) is FunctionType else _kind(job)
         if kind not in self._known:
@@ -150,7 +156,7 @@ class Checked(Generic[T]):
 
     def __iter__(self) -> Iterator[Job[T]]:
         assert isinstance(self.jobs, Iterable)
-        if isinstance(self.jobs, Each):
+        if _is_each(self.jobs):
             # One partial that makes partials: no Python frame for each job.
             return map(functools.partial(functools.partial, self.jobs.fn), self.jobs.items)
         if isinstance(self.jobs, (list, tuple)):
@@ -160,7 +166,7 @@ class Checked(Generic[T]):
     def reader(self) -> AsyncGenerator[Job[T], None]:
         """Read an async source; closing the reader closes the source, in the same task."""
         assert isinstance(self.jobs, AsyncIterable)
-        if isinstance(self.jobs, AsyncEach):
+        if _is_async_each(self.jobs):
             return _read(self.jobs.items, functools.partial(functools.partial, self.jobs.fn))
         return _read(self.jobs, self._checked)
 
@@ -178,6 +184,14 @@ async def _read(items: AsyncIterable[Any], job_of: Callable[[Any], Job[T]]) -> A
         close = getattr(iterator, "aclose", None)
         if close is not None:
             await close()
+
+
+def _is_each(jobs: object) -> TypeGuard[Each[Any]]:
+    return isinstance(jobs, Each)
+
+
+def _is_async_each(jobs: object) -> TypeGuard[AsyncEach[Any]]:
+    return isinstance(jobs, AsyncEach)
 
 
 def _kind(job: object) -> object:
@@ -207,7 +221,8 @@ def _refuse_late_binding(call: str, jobs: Iterable[Job[Any]]) -> None:
         )
         if seen.setdefault(key, job) is not job:
             raise ValueError(
-                f"{call}(...): several jobs are the same function over the same variables, so they would all do the same\n"
+                f"{call}(...): several jobs are the same function over the same variables, "
+                "so all of them would do the same\n"
                 f"Wrong: {call}([lambda: fetch(x) for x in xs])   (every job sees the last x)\n"
                 f"Right: {call}(each(fetch, xs))   (or [job] * 3 to do the same three times)"
             )

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 
 from .._lifetime.call import Call
-from .._lifetime.owner import Owner
 from .._vocabulary.errors import TaskCancelled, TaskTimeout, reraise
 from .._vocabulary.notes import group_of
 from .._vocabulary.options import check_callback, check_count, check_seconds
 from .._vocabulary.results import Err, Ok, Result
 from .crew import Crew
 from .jobs import Checked, Jobs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .._lifetime.owner import Owner
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -83,12 +86,16 @@ class Aggregate(Generic[T_co]):
     @property
     def completed(self) -> tuple[Completed[T_co], ...]:
         """The jobs that succeeded, in input order."""
-        return tuple(Completed(index, result.value) for index, result in enumerate(self.results) if isinstance(result, Ok))
+        return tuple(
+            Completed(index, result.value) for index, result in enumerate(self.results) if isinstance(result, Ok)
+        )
 
     @property
     def errors(self) -> tuple[Failed, ...]:
         """The jobs that did not, in input order, those that were cut off included."""
-        return tuple(Failed(index, result.error) for index, result in enumerate(self.results) if isinstance(result, Err))
+        return tuple(
+            Failed(index, result.error) for index, result in enumerate(self.results) if isinstance(result, Err)
+        )
 
     @property
     def values(self) -> list[T_co]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from .._lifetime.call import Call
-from .._lifetime.owner import Owner
 from .._vocabulary.errors import TaskCancelled, reraise
 from .._vocabulary.notes import group_of
 from .._vocabulary.results import Err, Result
 from .crew import Crew
 from .jobs import Checked, Jobs
+
+if TYPE_CHECKING:
+    from .._lifetime.owner import Owner
 
 logger = logging.getLogger("anyscope")
 
@@ -61,7 +63,13 @@ class Race(Generic[T]):
         error = result.pair()[0]
         if self.winner is not None:
             if error is not None and not isinstance(error, TaskCancelled):
-                logger.warning("%s in scope %s: job %d failed after another one had won", self._crew.jobs.call, self._owner.path, index, exc_info=error)
+                logger.warning(
+                    "%s in scope %s: job %d failed after another one had won",
+                    self._crew.jobs.call,
+                    self._owner.path,
+                    index,
+                    exc_info=error,
+                )
             return
         if error is not None and self._only_success:
             self.errors[index] = error

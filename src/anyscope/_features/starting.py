@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio.abc import TaskStatus
 
 from .._lifetime.call import Call
 from .._vocabulary.errors import TaskCancelled
-from .._vocabulary.hooks import TaskKind
 from .._vocabulary.options import call_async, check_name, check_seconds, name_of, require_async
 from .._vocabulary.results import Err, Result
-from .tasks import Task, Tasks, attempt
+from .attempt import attempt
+from .task import Task
 from .telling import hooked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from .._vocabulary.hooks import TaskKind
+    from .tasks import Tasks
 
 T = TypeVar("T")
 
 
 def start_task(
-    tasks: Tasks, fn: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...], *, name: str | None, timeout: float | None
+    tasks: Tasks,
+    fn: Callable[..., Coroutine[Any, Any, T]],
+    args: tuple[Any, ...],
+    *,
+    name: str | None,
+    timeout: float | None,
 ) -> Task[T]:
     """`s.task`: check everything, then start or queue it."""
     tasks.owner.require_open("task", fn)
@@ -30,27 +40,40 @@ def start_task(
     return task
 
 
-def start_soon(tasks: Tasks, fn: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...], *, name: str | None, daemon: bool) -> None:
+def start_soon(
+    tasks: Tasks, fn: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...], *, name: str | None, daemon: bool
+) -> None:
     """`s.start_soon`: no result, and a failure cancels the scope."""
     tasks.owner.require_open("start_soon", fn)
     kind: TaskKind = "daemon" if daemon else "start_soon"
-    Task(tasks, call_async("s.start_soon", fn, args), fn, name=check_name("name", name), kind=kind).launch()
+    Task(
+        tasks,
+        call_async("s.start_soon", fn, args),
+        fn,
+        name=None if name is None else check_name("name", name),
+        kind=kind,
+    ).launch()
 
 
 async def run_here(
-    tasks: Tasks, fn: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...], *, name: str | None, timeout: float | None
+    tasks: Tasks,
+    fn: Callable[..., Coroutine[Any, Any, T]],
+    args: tuple[Any, ...],
+    *,
+    name: str | None,
+    timeout: float | None,
 ) -> Result[T]:
     """`s.run`: as a task, but in the calling one."""
     owner = tasks.owner
     owner.require_open("run", fn)
     limit = None if timeout is None else check_seconds("timeout", timeout)
-    name = name_of(fn) if name is None else check_name("name", name)
+    title = name_of(fn) if name is None else check_name("name", name)
     coro = call_async("s.run", fn, args)
     index = owner.next_index()
-    with Call(owner, f"{name} (#{index})") as call:
+    with Call(owner, f"{title} (#{index})") as call:
         work = attempt(coro, limit, call)
         if owner.hooks is not None:
-            work = hooked(work, owner, name, index, "run")
+            work = hooked(work, owner, title, index, "run")
         result = await work
         tasks.count(result.pair()[0])
         return result
@@ -60,14 +83,16 @@ async def run_here(
     return Err(error)
 
 
-async def start(tasks: Tasks, fn: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...], *, name: str | None) -> Any:
+async def start(
+    tasks: Tasks, fn: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...], *, name: str | None
+) -> Any:
     """`s.start`: wait until the task says `task_status.started(value)`, and give that value.
 
     Until then the task belongs to the caller: its errors and its cancellation are the caller's.
     """
     tasks.owner.require_open("start", fn)
     require_async("s.start", fn, args)
-    name = check_name("name", name)
+    name = None if name is None else check_name("name", name)
 
     async def child(*, task_status: TaskStatus[Any]) -> None:
         ready = Ready(task_status)

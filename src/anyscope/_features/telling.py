@@ -2,55 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
 from .._lifetime.ending import sort_out
-from .._lifetime.owner import Owner
 from .._vocabulary.errors import TaskCancelled
 from .._vocabulary.hooks import Outcome, TaskEnded, TaskKind, TaskStarted
-from .._vocabulary.results import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from .._lifetime.owner import Owner
+    from .._vocabulary.results import Result
 
 T = TypeVar("T")
 
 
-class Telling:
-    """What is known about the work when it ends; the `with` body sets `error`."""
-
-    __slots__ = ("error",)
-
-    def __init__(self) -> None:
-        self.error: BaseException | None = None
-
-
-@contextmanager
-def told(owner: Owner, name: str, index: int, kind: TaskKind, waited: float = 0.0) -> Iterator[Telling]:
-    """Tell of the beginning, and at the end of its duration and error; for scopes that have hooks."""
-    hooks = owner.hooks
+async def hooked(
+    work: Awaitable[Result[T]], owner: Owner, name: str, index: int, kind: TaskKind, *, waited: float = 0.0
+) -> Result[T]:
+    """Await `work`, and tell the hooks of its beginning and its end; for scopes that have hooks."""
+    hooks, path = owner.hooks, owner.path
     assert hooks is not None
-    path, telling = owner.path, Telling()
     hooks.tell_started(TaskStarted(name, index, path, kind, waited))
+    error: BaseException | None = None
     began = anyio.current_time()
     try:
-        yield telling
+        result = await work
+        error = result.pair()[0]
     except BaseException as raised:
-        telling.error = sort_out(raised).cut and TaskCancelled(task=f"{name} (#{index}) of {path}", reason=owner.cancel_reason) or raised
+        error = raised
+        if sort_out(raised).cut is not None:
+            error = TaskCancelled(task=f"{name} (#{index}) of {path}", reason=owner.cancel_reason)
         raise
+    else:
+        return result
     finally:
         duration = anyio.current_time() - began
-        outcome = outcome_of(telling.error)
-        hooks.tell_ended(TaskEnded(name, index, path, kind, waited, duration, outcome, telling.error))
-
-
-async def hooked(work: Awaitable[Result[T]], owner: Owner, name: str, index: int, kind: TaskKind) -> Result[T]:
-    """Await `work`, and tell the hooks of its beginning and end."""
-    with told(owner, name, index, kind) as telling:
-        result = await work
-        telling.error = result.pair()[0]
-    return result
+        hooks.tell_ended(TaskEnded(name, index, path, kind, waited, duration, outcome_of(error), error))
 
 
 def outcome_of(error: BaseException | None) -> Outcome:

@@ -6,14 +6,20 @@ any other one the call opens a cancel scope of its own, which the scope's cancel
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import TracebackType
+from typing import TYPE_CHECKING
 
 import anyio
 
 from .._vocabulary.errors import ScopeCancelled
-from .owner import Owner
 from .place import HERE, Place, beneath, here, is_inside, stand_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from .owner import Owner
 
 
 class Call:
@@ -39,9 +45,9 @@ class Call:
         self._scope: anyio.CancelScope | None = None
         self._unlisten: Callable[[], None] | None = None
 
-    def __enter__(self) -> Call:
+    def __enter__(self) -> Self:
         owner = self.owner
-        owner.join(self)
+        owner.works.join(self)
         if not is_inside(owner):
             self._enter_scope()
         self._former = HERE.get()
@@ -62,12 +68,14 @@ class Call:
         assert self._scope is not None
         self._scope.cancel()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
         if self._place is not None and HERE.get() is self._place:
             HERE.set(self._former)
         if self._unlisten is not None:
             self._unlisten()
-        self.owner.part(self)
+        self.owner.works.part(self)
         if self._scope is None:
             return False
         absorbed = self._scope.__exit__(kind, error, traceback)

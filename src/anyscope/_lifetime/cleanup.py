@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from .._vocabulary.errors import CloseTimeout, ScopeCancelled
 from .ending import sort_out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,13 @@ async def run_clean_up(step: CleanUp, *, path: str, bound: float | None) -> Clea
     """
     began = anyio.current_time()
     raised: BaseException | None = None
+    limit = anyio.CancelScope(shield=True, deadline=math.inf if bound is None else began + bound)
     try:
-        with anyio.move_on_after(bound, shield=True) as limit:
+        with limit:
             made = step.function(*step.args)
             if inspect.isawaitable(made):
                 await made
-    except BaseException as error:  # noqa: BLE001  everything is sorted out and reported
+    except BaseException as error:
         raised = error
     return _end_of(step, path, bound, raised, overran=limit.cancelled_caught, duration=anyio.current_time() - began)
 
@@ -66,6 +70,8 @@ def _end_of(
     if overran:
         assert bound is not None
         return CleanUpEnd(duration, CloseTimeout(path=path, step=str(step), limit=bound))
+    if raised is None:
+        return CleanUpEnd(duration)
     end = sort_out(raised)
     if end.fatal is not None:
         return CleanUpEnd(duration, fatal=end.fatal)

@@ -20,13 +20,17 @@ not look into it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import anyio
 
-from .._vocabulary.errors import ScopeTimeout
 from .._vocabulary.notes import chain_lost, group_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .._vocabulary.errors import ScopeTimeout
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -62,10 +66,12 @@ class BodyEnd:
     fatal: BaseException | None = None
 
 
-def sort_out(raised: BaseException | None) -> BodyEnd:
+QUIET = BodyEnd()
+"""Nothing was raised."""
+
+
+def sort_out(raised: BaseException) -> BodyEnd:
     """Tell errors, the backend's cancellation and fatal exceptions apart, also inside groups."""
-    if raised is None:
-        return BodyEnd()
     if isinstance(raised, Exception):
         return BodyEnd(error=raised)
     cancelled = anyio.get_cancelled_exc_class()
@@ -73,17 +79,18 @@ def sort_out(raised: BaseException | None) -> BodyEnd:
         return BodyEnd(cut=raised)
     if not isinstance(raised, BaseExceptionGroup):
         return BodyEnd(fatal=raised)
-    cut, rest = raised.split(cancelled)
+    group = cast("BaseExceptionGroup[BaseException]", raised)
+    cut, rest = group.split(cancelled)
     leaf = None if cut is None else first_leaf(cut)
     if rest is None or isinstance(rest, Exception):
         return BodyEnd(error=rest, cut=leaf)
-    return BodyEnd(fatal=raised if cut is None else rest, cut=leaf)
+    return BodyEnd(fatal=group if cut is None else rest, cut=leaf)
 
 
 def first_leaf(error: BaseException) -> BaseException:
     """The first exception in a group that is not itself a group."""
     while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     return error
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from .._vocabulary.hooks import Cancelled, Disposed, Hooks, TaskEnded, TaskStarted, is_used
 from .._vocabulary.options import name_of
@@ -98,9 +98,12 @@ def as_hooks(value: object) -> tuple[Hooks, ...]:
     if isinstance(value, Hooks):
         return (value,)
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-        found = tuple(value)
+        found = tuple(cast("Iterable[Any]", value))  # type: ignore[redundant-cast]  # pyright needs it
         wrong = [each for each in found if not isinstance(each, Hooks)]
         if not wrong:
             return found
         value = wrong[0]
-    raise TypeError(f"hooks must be a Hooks object or several of them, got {value!r} ({type(value).__name__})\nRight: hooks=Hooks(before_task=...)")
+    raise TypeError(
+        f"hooks must be a Hooks object or several of them, got {value!r} ({type(value).__name__})\n"
+        "Right: hooks=Hooks(before_task=...)"
+    )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from .backend import running_task
 
 if TYPE_CHECKING:
-    from .owner import Owner
+    from .branch import Branch
 
 
 class Place:
@@ -32,7 +32,7 @@ class Place:
 
     __slots__ = ("below", "native", "owner")
 
-    def __init__(self, owner: Owner, below: Place | None = None) -> None:
+    def __init__(self, owner: Branch, below: Place | None = None) -> None:
         self.owner = owner
         self.native: object = None
         self.below = below
@@ -51,7 +51,7 @@ def stand_in(place: Place) -> None:
     HERE.set(place)
 
 
-def is_inside(owner: Owner) -> bool:
+def is_inside(owner: Branch) -> bool:
     """Whether the running task is one that the backend cancels along with `owner`.
 
     True only where it is certain: a task that a scope started, or the body of one, up the chain of scopes
@@ -60,7 +60,7 @@ def is_inside(owner: Owner) -> bool:
     place = HERE.get()
     if place is None or not place.is_genuine():
         return False
-    inner: Owner | None = place.owner
+    inner: Branch | None = place.owner
     while inner is not None and inner is not owner:
         if not inner.is_nested:
             return False
@@ -79,12 +79,12 @@ def beneath(place: Place | None) -> Place | None:
     return None if place is None else place.below or place
 
 
-def nearest_open() -> Owner | None:
+def nearest_open() -> Branch | None:
     """The owner of the innermost scope of this context and loop that is still open."""
     place = HERE.get()
     if place is None:
         return None
-    owner: Owner | None = place.owner
+    owner: Branch | None = place.owner
     while owner is not None and not owner.is_open_here():
         owner = owner.parent
     return owner

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
 from .._vocabulary.errors import ScopeMisuse, because
 from .._vocabulary.options import name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 logger = logging.getLogger("anyscope")
 

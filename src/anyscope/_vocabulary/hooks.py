@@ -13,11 +13,13 @@ Only what is overridden is ever called, so a scope without hooks pays one test p
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from .options import check_callback
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TaskKind: TypeAlias = Literal["task", "run", "job", "start_soon", "start", "daemon"]
 Outcome: TypeAlias = Literal["ok", "error", "cancelled"]
@@ -146,31 +148,35 @@ class Hooks:
 
     def before_task(self, name: str, index: int, /) -> object:
         """Called inside a task, in its context, before it runs."""
+        return None
 
     def after_task(self, name: str, duration: float, error: BaseException | None, /) -> object:
         """Called inside the task, in its context, after it ran for `duration` seconds."""
+        return None
 
     def on_cancel(self, reason: object, /) -> object:
         """Called once per scope, when it is cancelled, with the reason."""
+        return None
 
     def on_dispose(self, index: int, error: BaseException | None, /) -> object:
         """Called for each thing that the scope closed; `index` is its order of creation."""
+        return None
 
     def task_started(self, event: TaskStarted, /) -> object:
         """The full record behind `before_task`."""
-        self.before_task(event.name, event.index)
+        return self.before_task(event.name, event.index)
 
     def task_ended(self, event: TaskEnded, /) -> object:
         """The full record behind `after_task`."""
-        self.after_task(event.name, event.duration, event.error)
+        return self.after_task(event.name, event.duration, event.error)
 
     def cancelled(self, event: Cancelled, /) -> object:
         """The full record behind `on_cancel`."""
-        self.on_cancel(event.reason)
+        return self.on_cancel(event.reason)
 
     def disposed(self, event: Disposed, /) -> object:
         """The full record behind `on_dispose`."""
-        self.on_dispose(event.index, event.error)
+        return self.on_dispose(event.index, event.error)
 
     def __repr__(self) -> str:
         used = [simple for simple, full in _MOMENTS if is_used(self, simple, full)]
@@ -187,6 +193,4 @@ _MOMENTS = (
 
 def is_used(hooks: Hooks, simple: str, full: str) -> bool:
     """Whether `hooks` has a method of its own for a moment, in either layer."""
-    return any(
-        name in vars(hooks) or getattr(type(hooks), name) is not getattr(Hooks, name) for name in (simple, full)
-    )
+    return any(name in vars(hooks) or getattr(type(hooks), name) is not getattr(Hooks, name) for name in (simple, full))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -17,7 +20,7 @@ def add_note(error: BaseException, note: str) -> None:
     notes: list[str] | None = getattr(error, "__notes__", None)
     if notes is None:
         notes = []
-        error.__notes__ = notes
+        setattr(error, "__notes__", notes)  # noqa: B010  type checkers do not know the attribute on 3.10
     if note not in notes:
         notes.append(note)
 

@@ -10,10 +10,8 @@ import inspect
 import math
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType
+from typing import Any, TypeGuard
 
 _CO_COROUTINE = inspect.CO_COROUTINE
 _LONGEST_NAME = 100
@@ -21,10 +19,12 @@ _LONGEST_NAME = 100
 
 def check_seconds(option: str, value: object, *, positive: bool = False) -> float | None:
     """Check an optional number of seconds; infinity means the same as `None`, no limit."""
-    if value is None:
-        return None
+    if value is None or (type(value) is float and 0 < value < math.inf):
+        return value
     if isinstance(value, timedelta):
-        raise TypeError(f"{option} must be a number of seconds or None, got a timedelta: write {option}=delta.total_seconds()")
+        raise TypeError(
+            f"{option} must be a number of seconds or None, got a timedelta: write {option}=delta.total_seconds()"
+        )
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{option} must be a number of seconds or None, got {value!r} ({type(value).__name__})")
     if math.isnan(value) or value < 0 or (positive and value == 0):
@@ -40,14 +40,14 @@ def check_count(option: str, value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{option} must be an int >= 1 or None for no limit, got {value!r} ({type(value).__name__})")
     if value < 1:
-        raise ValueError(f"{option} must be >= 1 or None for no limit, got {value!r}: with {value} nothing could ever run")
+        raise ValueError(
+            f"{option} must be >= 1 or None for no limit, got {value!r}: with {value} nothing could ever run"
+        )
     return value
 
 
-def check_name(option: str, value: object) -> str | None:
-    """Check an optional name: a printable text of at most 100 characters, for it goes into logs."""
-    if value is None:
-        return None
+def check_name(option: str, value: object) -> str:
+    """Check a name: a printable text of at most 100 characters, for it goes into logs."""
     if not isinstance(value, str):
         raise TypeError(f"{option} must be a str or None, got {value!r} ({type(value).__name__})")
     if not value or len(value) > _LONGEST_NAME or not value.isprintable():
@@ -62,7 +62,9 @@ def check_callback(option: str, value: object) -> None:
     if not callable(value):
         raise TypeError(f"{option} must be a function or None, got {value!r} ({type(value).__name__})")
     if inspect.iscoroutinefunction(value):
-        raise TypeError(f"{option} must be a plain function, but {name_of(value)} is async: it is called, never awaited")
+        raise TypeError(
+            f"{option} must be a plain function, but {name_of(value)} is async: it is called, never awaited"
+        )
 
 
 def name_of(fn: object) -> str:
@@ -70,9 +72,12 @@ def name_of(fn: object) -> str:
     if isinstance(fn, functools.partial):
         return name_of(fn.func)
     name = getattr(fn, "__qualname__", None)
-    if not isinstance(name, str):
-        name = type(fn).__qualname__
-    return name.rpartition("<locals>.")[2]
+    return (name if isinstance(name, str) else type(fn).__qualname__).rpartition("<locals>.")[2]
+
+
+def is_coroutine(value: object) -> TypeGuard[Coroutine[Any, Any, Any]]:
+    """Whether `value` is a coroutine object; the exact type is asked first, it is much cheaper."""
+    return type(value) is CoroutineType or isinstance(value, Coroutine)
 
 
 def call_async(where: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Coroutine[Any, Any, Any]:
@@ -84,17 +89,19 @@ def call_async(where: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Cor
         args: Its positional arguments; that they fit is told here too, at the wrong call.
     """
     require_async(where, fn, args)
-    made = fn(*args)
-    if isinstance(made, Coroutine):
+    made: object = fn(*args)
+    if is_coroutine(made):
         return made
-    raise TypeError(f"{where}({name_of(fn)}): expected an async function, but it returned {type(made).__name__}, not a coroutine")
+    raise TypeError(
+        f"{where}({name_of(fn)}): expected an async function, but it returned {type(made).__name__}, not a coroutine"
+    )
 
 
 def require_async(where: str, fn: object, args: tuple[Any, ...]) -> None:
     """Refuse what is certainly not an async function, without calling it."""
     if type(fn) is FunctionType and fn.__code__.co_flags & _CO_COROUTINE:
         return
-    if isinstance(fn, Coroutine):
+    if is_coroutine(fn):
         raise TypeError(_coroutine_object(where, fn))
     if not callable(fn):
         raise TypeError(f"{where}(...): expected an async function, got {fn!r} ({type(fn).__name__})")
@@ -103,7 +110,10 @@ def require_async(where: str, fn: object, args: tuple[Any, ...]) -> None:
     if inspect.iscoroutinefunction(core) or inspect.iscoroutinefunction(fn):
         return
     if inspect.isasyncgenfunction(core):
-        raise TypeError(f"{where}({name}): {name} is an async generator function, it yields many values\nRight: async for item in {name}(...): ...")
+        raise TypeError(
+            f"{where}({name}): {name} is an async generator function, it yields many values\n"
+            f"Right: async for item in {name}(...): ..."
+        )
     if isinstance(core, BuiltinFunctionType) or inspect.isclass(core) or _is_plain_function(core):
         shown = ", ".join([name, *("..." for _ in args[:1])])
         raise TypeError(
@@ -134,7 +144,10 @@ def _innermost(fn: Any) -> object:
 
 
 def _has_own_call(fn: object) -> bool:
-    return not isinstance(fn, (FunctionType, BuiltinFunctionType, type)) and isinstance(getattr(type(fn), "__call__", None), FunctionType)
+    # Not callable(): the question is whether it is a Python function that is called in the end.
+    if isinstance(fn, (FunctionType, BuiltinFunctionType, type)):
+        return False
+    return isinstance(getattr(type(fn), "__call__", None), FunctionType)  # noqa: B004  see above
 
 
 def _coroutine_object(where: str, coro: Coroutine[Any, Any, Any]) -> str:
@@ -149,7 +162,7 @@ def _coroutine_object(where: str, coro: Coroutine[Any, Any, Any]) -> str:
 
 def require_callable(where: str, fn: object) -> None:
     """Refuse what cannot be called, and a coroutine object with the right line."""
-    if isinstance(fn, Coroutine):
+    if is_coroutine(fn):
         raise TypeError(_coroutine_object(where, fn))
     if not callable(fn):
         raise TypeError(f"{where}(...): expected a function, got {fn!r} ({type(fn).__name__})")

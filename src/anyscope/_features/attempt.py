@@ -1,0 +1,46 @@
+"""Awaiting work so that its errors become values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import anyio
+
+from .._vocabulary.errors import TaskTimeout
+from .._vocabulary.results import Err, Ok, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from types import TracebackType
+
+T = TypeVar("T")
+
+NATIVELY = "cancelled natively"
+"""The reason of a cancellation that no scope ordered: `asyncio.Task.cancel()`, or a cancelled future."""
+
+
+class Labelled(Protocol):
+    """What has a name for messages."""
+
+    @property
+    def label(self) -> str:
+        """The name."""
+        ...
+
+
+async def attempt(coro: Awaitable[T], limit: float | None, work: Labelled) -> Result[T]:
+    """Await `coro` for at most `limit` seconds; errors become values, cancellations pass through."""
+    try:
+        if limit is None:
+            return Ok(await coro)
+        with anyio.move_on_after(limit):
+            return Ok(await coro)
+        return Err(TaskTimeout(task=work.label, limit=limit))
+    except Exception as error:
+        return failed(error)
+
+
+def failed(error: Exception) -> Err[Exception]:
+    """An `Err` whose traceback begins in the user's code; our own frame would make a cycle of it."""
+    traceback: TracebackType | None = error.__traceback__
+    return Err(error.with_traceback(None if traceback is None else traceback.tb_next or traceback))

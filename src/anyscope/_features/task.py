@@ -1,0 +1,375 @@
+"""A task: work in a task of its own whose outcome is a value.
+
+A `Task` is a handle, the place where its code stands, and what `_drive` runs. It ends exactly once, in
+`_finish`, which everything passes through: a normal end, a cancellation while it was still queued, and a
+child that the backend dropped before its first step.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar, cast
+
+import anyio
+
+from .._lifetime.ending import sort_out
+from .._lifetime.place import Place, beneath, here, stand_in
+from .._vocabulary.errors import ScopeMisuse, TaskCancelled, TaskNotDone
+from .._vocabulary.options import name_of
+from .._vocabulary.results import Err, Ok, Result
+from .attempt import NATIVELY, attempt, failed
+from .telling import hooked, outcome_of
+
+if TYPE_CHECKING:
+    from .._vocabulary.hooks import TaskKind
+    from .tasks import Tasks
+
+T_co = TypeVar("T_co", covariant=True)
+
+TaskStatus: TypeAlias = Literal["queued", "running", "ok", "error", "cancelled"]
+
+
+class Readiness(Protocol):
+    """Whether a task has said that it is ready."""
+
+    said: bool
+
+
+class Start(Coroutine[Any, Any, None]):
+    """What the backend is given to run: it makes the coroutine of a task at its first step.
+
+    A real coroutine that the backend drops before its first step (asyncio does, after a native cancel)
+    makes Python warn that it was never awaited. This object is dropped without a sound.
+    """
+
+    __slots__ = ("_begin",)
+
+    def __init__(self, begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._begin = begin
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._begin().__await__()
+
+    def send(self, value: Any, /) -> Any:
+        """Required of a coroutine, but the backends await this one."""
+        raise AssertionError("a Start is awaited, not sent to")
+
+    def throw(self, *args: Any) -> Any:
+        """Required of a coroutine, but the backends await this one."""
+        raise AssertionError("a Start is awaited, not thrown at")
+
+    def close(self) -> None:
+        """There is nothing to close before the first step."""
+
+
+class Task(Place, Generic[T_co]):
+    """The handle of a task that was started with `s.task(...)`.
+
+    `await task` gives its `Result`, any number of times and from any task. Giving up the wait does not
+    cancel the task.
+
+    Example:
+        >>> import anyio
+        >>> from anyscope import scope
+        >>> async def double(x):
+        ...     return 2 * x
+        >>> async def main():
+        ...     async with scope(name="app") as s:
+        ...         task = s.task(double, 21)
+        ...         print(task)
+        ...         print(await task)
+        >>> anyio.run(main)
+        <Task double (#0) of app running>
+        Ok(value=42)
+    """
+
+    __slots__ = (
+        "_context",
+        "_coro",
+        "_ended",
+        "_function",
+        "_given_name",
+        "_limit",
+        "_queued_at",
+        "_result",
+        "_scope",
+        "_spawned",
+        "_why",
+        "awaiting",
+        "index",
+        "kind",
+        "tasks",
+    )
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        coro: Coroutine[Any, Any, T_co],
+        function: object,
+        *,
+        name: str | None = None,
+        kind: TaskKind = "task",
+        limit: float | None = None,
+    ) -> None:
+        super().__init__(tasks.owner)
+        self.tasks = tasks
+        self.kind: TaskKind = kind
+        self.index = tasks.owner.next_index()
+        # The task that this one waits for right now; written by `_wait`, read to find rings.
+        self.awaiting: Task[Any] | None = None
+        self._given_name = name
+        self._function = function
+        self._limit = limit
+        # The user's coroutine until this task begins to await it; closed if it never does.
+        self._coro: Coroutine[Any, Any, T_co] | None = coro
+        self._context: Context | None = None  # the caller's, kept while the task is queued
+        self._queued_at = 0.0  # when it began to queue; kept for hooks only
+        self._result: Result[T_co] | None = None  # written once, by `_finish`
+        self._ended: anyio.Event | None = None  # made by the first who waits
+        self._why: tuple[object] | None = None  # the reason of the first `cancel()`
+        # The backend's handle, weakly: when it is dead and `native` is unset, the child never began.
+        self._spawned: weakref.ref[anyio.TaskHandle[None]] | None = None
+        self._scope: anyio.CancelScope | None = None  # the shield of a daemon, which hides the handle's
+
+    # ------------------------------------------------------------------ what it is
+
+    @property
+    def name(self) -> str:
+        """Its name: the one given, or that of its function."""
+        return name_of(self._function) if self._given_name is None else self._given_name
+
+    @property
+    def label(self) -> str:
+        """Its name and index, such as `fetch (#3)`."""
+        return f"{self.name} (#{self.index})"
+
+    @property
+    def scope(self) -> Any:
+        """The scope that started it; `None` once nobody holds that any more."""
+        return self.owner.face()
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, in whichever way."""
+        return self._result is not None
+
+    @property
+    def status(self) -> TaskStatus:
+        """`queued`, `running`, `ok`, `error` or `cancelled`."""
+        if self._result is None:
+            return "running" if self._spawned is not None else "queued"
+        return outcome_of(self.peek())
+
+    def peek(self) -> Exception | None:
+        """The error, if it ended with one, without counting as having looked at it."""
+        return None if self._result is None else self._result.pair()[0]
+
+    def __repr__(self) -> str:
+        return f"<Task {self.label} of {self.owner.path} {self.status}>"
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            f"task {self.label} is neither true nor false\nRight: if await task: ...   or: if task.done: ..."
+        )
+
+    # ------------------------------------------------------------------ how to get at the result
+
+    def result(self) -> Result[T_co]:
+        """The result of a task that has ended.
+
+        Raises:
+            TaskNotDone: It has not ended yet.
+        """
+        if self._result is None:
+            raise TaskNotDone(task=f"{self.label} of {self.owner.path}")
+        if type(self._result) is Err:
+            self.tasks.observed(self)
+        return self._result
+
+    def __await__(self) -> Generator[Any, Any, Result[T_co]]:
+        """Wait for the end and give the `Result`; no checkpoint when the task has ended already.
+
+        Raises:
+            ScopeMisuse: The task waits for itself, alone or in a ring of tasks.
+        """
+        if self._result is None:
+            yield from self._wait().__await__()
+        return self.result()
+
+    async def unwrap(self) -> T_co:
+        """Wait for the end and give the value, or raise the task's own error, not wrapped."""
+        return (await self).unwrap()
+
+    async def _wait(self) -> None:
+        place = here()
+        below = beneath(place)
+        if place is None or not isinstance(below, Task):
+            await self._until_ended()
+            return
+        waiter = cast("Task[Any]", below)  # type: ignore[redundant-cast]  # pyright needs it
+        if place.native is waiter.native:  # not in a job that merely runs on its behalf
+            _refuse_ring(waiter, self)
+            waiter.awaiting = self
+        slots = self.tasks.slots if waiter.tasks is self.tasks else None
+        if slots is not None:
+            slots.lend(waiter, self)
+        try:
+            await self._until_ended()
+        finally:
+            if waiter.awaiting is self:
+                waiter.awaiting = None
+            if slots is not None:
+                slots.stop_lending(waiter, self)
+
+    async def _until_ended(self) -> None:
+        if self._ended is None:
+            self._ended = anyio.Event()
+        await self._ended.wait()
+
+    # ------------------------------------------------------------------ cancellation
+
+    def cancel(self, reason: object = None) -> None:
+        """Cancel the task; its result is then `Err(TaskCancelled(reason))`, unless it catches that.
+
+        Does nothing to a task that has ended; the first reason wins. A task that is still queued ends
+        at once, any other at its next checkpoint.
+
+        Args:
+            reason: Anything; it is shown in the error.
+
+        Raises:
+            ScopeMisuse: From another thread. Nothing has changed then.
+        """
+        if self._result is not None:
+            return
+        self.owner.require_own_thread("task.cancel")
+        if self._why is None:
+            self._why = (reason,)
+        if self._scope is not None:
+            self._scope.cancel()
+        elif self._spawned is None:
+            self._finish(self._cut_off())
+        elif (handle := self._spawned()) is not None:
+            handle.cancel()
+
+    def abandon_if_unborn(self) -> None:
+        """End the handle of a child that was cancelled natively before its first step."""
+        if self.native is None and self._spawned is not None and self._spawned() is None:
+            self._why = self._why or (NATIVELY,)
+            self._finish(self._cut_off())
+
+    def _cut_off(self) -> Err[Exception]:
+        """The result of a task that was cancelled, with the first reason that applies."""
+        if self._why is not None:
+            return Err(TaskCancelled(task=f"{self.label} of {self.owner.path}", reason=self._why[0]))
+        cancellation = self.tasks.owner.explain_cut()
+        reason = NATIVELY if cancellation is None else cancellation.reason
+        return Err(TaskCancelled(task=f"{self.label} of {self.owner.path}", reason=reason))
+
+    # ------------------------------------------------------------------ the life of it
+
+    def launch(self) -> None:
+        """Begin now, or queue for a slot."""
+        owner, slots = self.owner, self.tasks.slots
+        if self.kind == "daemon":
+            owner.works.join_daemon(self)
+        else:
+            owner.works.join(self)
+        if slots is None or self.kind == "daemon":
+            self.begin()
+        else:
+            self._context = copy_context()
+            if owner.hooks is not None:
+                self._queued_at = anyio.current_time()
+            slots.admit(self)
+
+    def begin(self) -> None:
+        """Start the child task."""
+        handle = self.tasks.owner.spawn(Start(self._drive), self.name, self._context)
+        self._context = None
+        self._spawned = weakref.ref(handle)
+
+    async def _drive(self) -> None:
+        stand_in(self)
+        coro, self._coro = self._coro, None
+        assert coro is not None
+        work = self._shielded(coro) if self.kind == "daemon" else self._attempt(coro)
+        if self.owner.hooks is not None:
+            waited = anyio.current_time() - self._queued_at if self._queued_at else 0.0
+            work = hooked(work, self.tasks.owner, self.name, self.index, self.kind, waited=waited)
+        self._finish(await work)
+
+    async def drive_when_ready(self, ready: Readiness) -> None:
+        """Run in a child that belongs to the caller of `s.start` until it says that it is ready."""
+        stand_in(self)
+        self.owner.works.join(self)
+        coro, self._coro = self._coro, None
+        assert coro is not None
+        work = attempt(coro, None, self)
+        if self.owner.hooks is not None:
+            work = hooked(work, self.tasks.owner, self.name, self.index, self.kind)
+        try:
+            result = await work
+        except BaseException as raised:
+            if not ready.said:
+                self.owner.works.part(self)
+                raise
+            result = self._interrupted(raised)
+        if type(result) is Err and not ready.said:
+            self.owner.works.part(self)
+            result.unwrap()
+        self._finish(result)
+
+    async def _shielded(self, coro: Coroutine[Any, Any, T_co]) -> Result[T_co]:
+        """A daemon serves the clean-up of tasks that are being cancelled, so it is not cut with them."""
+        with anyio.CancelScope(shield=True) as self._scope:
+            if self._why is not None:
+                self._scope.cancel()  # stopped before it began
+            return await self._attempt(coro)
+        return self._cut_off()
+
+    async def _attempt(self, coro: Coroutine[Any, Any, T_co]) -> Result[T_co]:
+        try:
+            if self._limit is None:
+                return Ok(await coro)  # what `attempt` does, without its frame
+            return await attempt(coro, self._limit, self)
+        except Exception as error:
+            return failed(error)
+        except BaseException as raised:
+            return self._interrupted(raised)
+
+    def _interrupted(self, raised: BaseException) -> Err[Exception]:
+        end = sort_out(raised)
+        if end.error is not None:
+            return failed(end.error)
+        if end.fatal is not None:
+            self.tasks.owner.end_for(end.fatal)
+        return self._cut_off()
+
+    def _finish(self, result: Result[T_co]) -> None:
+        if self._coro is not None:
+            self._coro.close()
+            self._coro = None
+        self._result = result
+        if self._ended is not None:
+            self._ended.set()
+        if self.tasks.slots is not None:
+            self.tasks.slots.end(self)
+        self.tasks.ended(self, result.pair()[0])
+        self.owner.works.part(self)
+
+
+def _refuse_ring(waiter: Task[Any], awaited: Task[Any]) -> None:
+    ring: list[Task[Any]] = [waiter]
+    last: Task[Any] | None = awaited
+    while last is not None:
+        ring.append(last)
+        if last is waiter:
+            raise ScopeMisuse(
+                path=waiter.owner.path,
+                problem=f"tasks wait for one another: {' -> '.join(task.label for task in ring)}",
+                remedy="None of them could ever end. Start the work that both need as a third task, and await that.",
+            )
+        last = last.awaiting

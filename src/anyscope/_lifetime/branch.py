@@ -1,0 +1,304 @@
+"""A scope as a branch of the tree of scopes: where it hangs, who may use it, and how cancellation comes down.
+
+Cancellation is written down once, by `_mark_cancelled`, before anybody is told. Whether a scope was cancelled
+and why is never guessed from a cancel scope or from the clock: `cancelled_caught` is false when a clean-up
+raised, and a deadline that passed during a slow clean-up did not cause it.
+
+The backend cancels a *nested* child by itself, and respects a `CancelScope(shield=True)` between the two. A
+child in any other task is cancelled by hand. Both are marked at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import anyio
+
+from .._vocabulary.errors import ScopeClosed, ScopeMisuse, because
+from .._vocabulary.hooks import CancelKind, Cancelled, Hooks
+from .._vocabulary.options import name_of
+from .backend import running_loop
+from .hookset import HookSet
+from .place import HERE, Place, beneath, here, is_inside, nearest_open, stand_in
+from .signal import CancelSignal, Listeners, wrong_thread
+from .works import Works
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from anyio.abc import TaskGroup
+
+Phase: TypeAlias = Literal["new", "open", "draining", "closing", "closed"]
+
+
+class Ambient(Enum):
+    """The type of `AMBIENT`."""
+
+    AMBIENT = "AMBIENT"
+
+    def __repr__(self) -> str:
+        return "AMBIENT"
+
+
+AMBIENT = Ambient.AMBIENT
+"""As `parent=`: the scope that is current where the new one is entered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """That a scope was cancelled, by what, and why."""
+
+    kind: CancelKind
+    reason: object
+
+
+def _nobody() -> None:
+    """There is no face."""
+
+
+class Branch:
+    """The part of an owner that other scopes and callers deal with.
+
+    Args:
+        name: The name, checked.
+        parent: The branch above, `None` for a root, or `AMBIENT`.
+        signal: A signal to be cancelled by.
+        hooks: The hooks of this scope alone.
+    """
+
+    __slots__ = (
+        "_asked_parent",
+        "_children",
+        "_former_place",
+        "_group",
+        "_listeners",
+        "_loop",
+        "_own_hooks",
+        "_place",
+        "_signal",
+        "_thread",
+        "_unlisten",
+        "cancellation",
+        "face",
+        "hooks",
+        "is_nested",
+        "name",
+        "parent",
+        "phase",
+        "works",
+    )
+
+    def __init__(
+        self, *, name: str, parent: Branch | Ambient | None, signal: CancelSignal | None, hooks: tuple[Hooks, ...]
+    ) -> None:
+        self.name = name
+        # Gives the object that the user holds, which writes this; weakly, for it holds the owner.
+        self.face: Callable[[], Any] = _nobody
+        self._asked_parent = parent
+        self._signal = signal
+        self._own_hooks = hooks
+        # Where it hangs; written once, by `enter`.
+        self.parent: Branch | None = None
+        self.is_nested = False  # whether the backend cancels it along with its parent
+        self.hooks: HookSet | None = None
+        self._loop: object = None
+        self._thread = 0  # 0: not entered, so every thread may touch it
+        self._group: TaskGroup | None = None
+        self._place: Place | None = None
+        self._former_place: Place | None = None
+        self._unlisten: Callable[[], None] | None = None
+        # How far it is; only moves forward.
+        self.phase: Phase = "new"
+        self.cancellation: Cancellation | None = None  # written once, by `_mark_cancelled`
+        self._listeners: Listeners | None = None
+        self._children: dict[Branch, None] = {}
+        self.works = Works()
+
+    # ------------------------------------------------------------------ what it is called
+
+    @property
+    def path(self) -> str:
+        """The names from the root to here, such as `app > ingest`."""
+        names = [self.name]
+        above = self.parent
+        while above is not None:
+            names.append(above.name)
+            above = above.parent
+        return " > ".join(reversed(names))
+
+    @property
+    def label(self) -> str:
+        """What it is called among the works of its parent."""
+        return f"scope {self.name}"
+
+    @property
+    def children(self) -> Iterator[Branch]:
+        """The child scopes that are open."""
+        return iter(self._children)
+
+    @property
+    def group(self) -> TaskGroup:
+        """The task group, while it is open."""
+        assert self._group is not None
+        return self._group
+
+    # ------------------------------------------------------------------ entering and leaving the tree
+
+    async def enter(self) -> None:
+        """Find the parent, then open the task group, last (law 4); the rest cannot fail."""
+        parent = self._find_parent()
+        self.parent = parent
+        if parent is not None:
+            self.is_nested = is_inside(parent)
+            self.hooks = parent.hooks
+        if self._own_hooks:
+            self.hooks = HookSet(self.hooks, self._own_hooks)
+        group = anyio.create_task_group()
+        await group.__aenter__()
+        self._group = group
+        self._begin()
+
+    def _find_parent(self) -> Branch | None:
+        if self.phase != "new":
+            raise ScopeMisuse(
+                path=self.path,
+                problem="it was entered a second time",
+                remedy="A scope is single-use: call scope(...) again for the next block.",
+            )
+        asked = self._asked_parent
+        if isinstance(asked, Ambient):
+            return None if self._signal is not None else nearest_open()
+        if asked is not None:
+            asked.require_parental(self.name)
+        return asked
+
+    def _begin(self) -> None:
+        self.phase = "open"
+        self._thread = threading.get_ident()
+        self._loop = running_loop()
+        self._former_place = HERE.get()
+        self._place = Place(self, beneath(here()) if self._former_place is not None else None)
+        stand_in(self._place)
+        if self.cancellation is not None:
+            self._mark_cancelled(self.cancellation)  # it was cancelled before it was entered
+        if self.parent is not None:
+            self.parent.adopt(self)
+        if self._signal is not None:
+            self._unlisten = self._signal.on_cancel(lambda reason: self.cancel(reason, kind="signal"))
+
+    def adopt(self, child: Branch) -> None:
+        """Take `child` in: wait for it, and hand cancellation down to it."""
+        self.works.join(child)
+        self._children[child] = None
+        if self.cancellation is not None:
+            child.cancel(self.cancellation.reason, kind="parent")
+
+    def release(self, child: Branch) -> None:
+        """`child` has closed; nothing of it is kept."""
+        del self._children[child]
+        self.works.part(child)
+
+    def detach(self) -> None:
+        """Let go of everything, so that a context copy that still points here keeps little alive."""
+        self.phase = "closed"
+        self._group = None
+        if self._unlisten is not None:
+            self._unlisten()
+        if self.parent is not None:
+            self.parent.release(self)
+        if HERE.get() is self._place:
+            HERE.set(self._former_place)
+        self._place = self._former_place = None
+
+    def abandon_if_unborn(self) -> None:
+        """A child scope is left by its own task; there is nothing to bury."""
+
+    # ------------------------------------------------------------------ who may call what
+
+    def is_open_here(self) -> bool:
+        """Whether it is the running loop's, and still takes new work."""
+        return self.phase in ("open", "draining") and self._loop is running_loop()
+
+    def require_open(self, call: str, subject: object = None, *, closing_too: bool = False) -> None:
+        """Refuse `call(subject)` from a foreign thread, before entry and after the end."""
+        self.require_own_thread(f"s.{call}")
+        if self.phase in ("open", "draining") or (closing_too and self.phase == "closing"):
+            return
+        action = call if subject is None else f"{call}({name_of(subject)})"
+        if self.phase == "new":
+            raise ScopeMisuse(
+                path=self.path,
+                problem=f"{action} came before it was entered",
+                remedy="Enter it first: async with scope(...) as s:",
+            )
+        raise ScopeClosed(path=self.path, action=action)
+
+    def require_own_thread(self, call: str) -> None:
+        """Refuse `call` from a foreign thread while there is anything to be disturbed."""
+        if self._thread and self._thread != threading.get_ident() and self.phase != "closed":
+            raise wrong_thread(self.path, call)
+
+    def require_parental(self, child: str) -> None:
+        """Refuse to be the parent of a scope named `child` before entry, after the end, and elsewhere."""
+        if self.phase == "new":
+            raise ScopeMisuse(
+                path=self.path,
+                problem=f"it was given as parent of scope {child} before it was entered",
+                remedy="Enter the parent first: async with scope(...) as parent:",
+            )
+        if self.phase in ("closing", "closed"):
+            raise ScopeClosed(
+                path=self.path,
+                action=f"entering child scope {child}",
+                remedy="Open the child while its parent is open, or make it a root with parent=None.",
+            )
+        if self._loop is not running_loop():
+            raise ScopeMisuse(
+                path=self.path,
+                problem=f"it was given as parent of scope {child} in another event loop",
+                remedy="A scope lives in one event loop: write parent=None there.",
+            )
+
+    # ------------------------------------------------------------------ cancellation
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it has been cancelled, by whatever."""
+        return self.cancellation is not None
+
+    @property
+    def cancel_reason(self) -> object:
+        """The reason of its cancellation."""
+        return None if self.cancellation is None else self.cancellation.reason
+
+    @property
+    def listeners(self) -> Listeners:
+        """Who wants to be told of a cancellation."""
+        if self._listeners is None:
+            self._listeners = Listeners()
+        return self._listeners
+
+    def cancel(self, reason: object = None, *, kind: CancelKind = "cancel") -> None:
+        """Cancel everything in the scope and below it; the first reason wins.
+
+        Iterative, because scopes may be nested deeper than Python's stack.
+        """
+        self.require_own_thread("s.cancel")
+        waiting: list[tuple[Branch, CancelKind]] = [(self, kind)]
+        while waiting:
+            branch, why = waiting.pop()
+            if branch.cancellation is None and branch.phase not in ("closing", "closed"):
+                branch._mark_cancelled(Cancellation(why, reason))  # noqa: SLF001  another one of this class
+                waiting.extend((child, "parent") for child in reversed(list(branch.children)))
+
+    def _mark_cancelled(self, cancellation: Cancellation) -> None:
+        self.cancellation = cancellation
+        if self._group is not None and (cancellation.kind != "parent" or not self.is_nested):
+            self._group.cancel_scope.cancel(because(cancellation.reason)[2:-1] or None)
+        if self.hooks is not None:
+            self.hooks.tell_cancelled(Cancelled(self.path, cancellation.kind, cancellation.reason))
+        if self._listeners is not None:
+            self._listeners.tell(cancellation.reason)

@@ -1,0 +1,83 @@
+"""What has to end before a scope closes: works, which are waited for, and daemons, which are stopped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Work(Protocol):
+    """Something that has to end before its scope closes."""
+
+    @property
+    def label(self) -> str:
+        """What it is called in errors and in the tree."""
+        ...
+
+    def abandon_if_unborn(self) -> None:
+        """End it now if the backend dropped it before its first step; else do nothing."""
+        ...
+
+
+class Daemon(Work, Protocol):
+    """A work that is stopped, not waited for."""
+
+    def cancel(self, reason: object = None) -> None:
+        """Ask it to end."""
+        ...
+
+
+class Works:
+    """The works and daemons of one scope that have not ended.
+
+    Attributes:
+        live: The works, in the order in which they came. Written by `join` and `part`.
+        daemons: The daemons, likewise. Written by `join_daemon` and `part`.
+        _changed: Set when one of them ends; made by the closer, the only one who waits.
+    """
+
+    __slots__ = ("_changed", "daemons", "live")
+
+    def __init__(self) -> None:
+        self.live: dict[Work, None] = {}
+        self.daemons: dict[Daemon, None] = {}
+        self._changed: anyio.Event | None = None
+
+    def __iter__(self) -> Iterator[Work]:
+        yield from self.live
+        yield from self.daemons
+
+    def join(self, work: Work) -> None:
+        """Wait for `work` before closing."""
+        self.live[work] = None
+
+    def join_daemon(self, daemon: Daemon) -> None:
+        """Stop `daemon` after everything in `live` has ended, and wait for it then."""
+        self.daemons[daemon] = None
+
+    def part(self, work: Work) -> None:
+        """`work` has ended, be it a daemon or not."""
+        if work in self.live:
+            del self.live[work]
+        else:
+            self.daemons.pop(work, None)  # type: ignore[call-overload]  # a dict of daemons may be asked for any work
+        if self._changed is not None:
+            self._changed.set()
+
+    async def until_no_live(self) -> None:
+        """Wait until the last work has ended."""
+        while self.live:
+            await self._until_change()
+
+    async def until_no_daemons(self) -> None:
+        """Wait until the last daemon has ended."""
+        while self.daemons:
+            await self._until_change()
+
+    async def _until_change(self) -> None:
+        self._changed = anyio.Event()
+        await self._changed.wait()
