@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
@@ -19,23 +19,14 @@ NATIVELY = "cancelled natively"
 """The reason of a cancellation that no scope ordered: `asyncio.Task.cancel()`, or a cancelled future."""
 
 
-class Labelled(Protocol):
-    """What has a name for messages."""
-
-    @property
-    def label(self) -> str:
-        """The name."""
-        ...
-
-
-async def attempt(coro: Awaitable[T], limit: float | None, work: Labelled) -> Result[T]:
-    """Await `coro` for at most `limit` seconds; errors become values, cancellations pass through."""
+async def attempt(coro: Awaitable[T], limit: float | None, label: str) -> Result[T]:
+    """Await `coro`, called `label`, for at most `limit` seconds; errors become values, cancellations pass."""
     try:
         if limit is None:
             return Ok(await coro)
         with anyio.move_on_after(limit):
             return Ok(await coro)
-        return Err(TaskTimeout(task=work.label, limit=limit))
+        return Err(TaskTimeout(task=label, limit=limit))
     except Exception as error:
         return failed(error)
 

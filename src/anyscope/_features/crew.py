@@ -160,11 +160,6 @@ class Crew(Generic[T]):
         self._below = beneath(here())
 
     @property
-    def path(self) -> str:
-        """The path of the scope."""
-        return self._owner.path
-
-    @property
     def error_to_raise(self) -> BaseException | None:
         """What has to leave the call."""
         return self.fatal or self.error
@@ -310,7 +305,7 @@ class Crew(Generic[T]):
             return None
         started: Coroutine[Any, Any, Any] = coro
         if not self._is_plain:
-            started = self._guarded(coro, JobSite(self, job, index))
+            started = self._guarded(coro, job, index)
         try:
             yielded = context.run(started.send, None)
         except StopIteration as stop:
@@ -330,11 +325,15 @@ class Crew(Generic[T]):
             return self._interrupted(raised, index)
         return Ok(value) if self._is_plain else value
 
-    async def _guarded(self, coro: Coroutine[Any, Any, T], site: JobSite) -> Result[T]:
-        work = attempt(coro, self._job_timeout, site)
+    async def _guarded(self, coro: Coroutine[Any, Any, T], job: Job[T], index: int) -> Result[T]:
+        name = name_of(job)
+        work = attempt(coro, self._job_timeout, f"{name} ({self._site(index)})")
         if self._owner.hooks is not None:
-            work = hooked(work, self._owner, site.name, self._owner.next_index(), "job")
+            work = hooked(work, self._owner, name, self._owner.next_index(), "job")
         return await work
+
+    def _site(self, index: int) -> str:
+        return f"job {index} of {self.jobs.call} in {self._owner.path}"
 
     def _interrupted(self, raised: BaseException, index: int) -> Result[T] | None:
         end = sort_out(raised)
@@ -346,25 +345,10 @@ class Crew(Generic[T]):
             return None
         if self.halted or anyio.current_effective_deadline() == -float("inf"):
             raise raised
-        return Err(TaskCancelled(task=f"{self.jobs.call} job {index}", reason=NATIVELY))
+        return Err(TaskCancelled(task=self._site(index), reason=NATIVELY))
 
     def _hand_over(self, index: int, result: Result[T]) -> None:
         try:
             self._deliver(index, result)
         except Exception as error:
             self.halt(error)
-
-
-class JobSite:
-    """What a job is called.
-
-    Attributes:
-        name: The name of its function.
-        label: Name, number and call, such as `fetch (job 3 of s.parallel) of app`.
-    """
-
-    __slots__ = ("label", "name")
-
-    def __init__(self, crew: Crew[Any], job: object, index: int) -> None:
-        self.name = name_of(job)
-        self.label = f"{self.name} (job {index} of {crew.jobs.call}) of {crew.path}"

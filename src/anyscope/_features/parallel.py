@@ -206,7 +206,7 @@ class Collector(Generic[T]):
         return self._crew.taken if total is None else total
 
     def _cut_off(self, index: int) -> Result[Any]:
-        task = f"job {index} of {self._crew.jobs.call} of {self._owner.path}"
+        task = f"job {index} of {self._crew.jobs.call} in {self._owner.path}"
         if self.timed_out:
             assert self._plan.timeout is not None
             return Err(TaskTimeout(task=task, limit=self._plan.timeout))

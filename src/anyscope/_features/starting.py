@@ -71,7 +71,7 @@ async def run_here(
     coro = call_async("s.run", fn, args)
     index = owner.next_index()
     with Call(owner, f"{title} (#{index})") as call:
-        work = attempt(coro, limit, call)
+        work = attempt(coro, limit, f"{call.label} of {owner.path}")
         if owner.hooks is not None:
             work = hooked(work, owner, title, index, "run")
         result = await work

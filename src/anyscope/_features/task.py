@@ -146,6 +146,11 @@ class Task(Place, Generic[T_co]):
         return f"{self.name} (#{self.index})"
 
     @property
+    def full_label(self) -> str:
+        """Its name, index and scope, such as `fetch (#3) of app`."""
+        return f"{self.label} of {self.owner.path}"
+
+    @property
     def scope(self) -> Any:
         """The scope that started it; `None` once nobody holds that any more."""
         return self.owner.face()
@@ -183,7 +188,7 @@ class Task(Place, Generic[T_co]):
             TaskNotDone: It has not ended yet.
         """
         if self._result is None:
-            raise TaskNotDone(task=f"{self.label} of {self.owner.path}")
+            raise TaskNotDone(task=self.full_label)
         if type(self._result) is Err:
             self.tasks.observed(self)
         return self._result
@@ -263,10 +268,10 @@ class Task(Place, Generic[T_co]):
     def _cut_off(self) -> Err[Exception]:
         """The result of a task that was cancelled, with the first reason that applies."""
         if self._why is not None:
-            return Err(TaskCancelled(task=f"{self.label} of {self.owner.path}", reason=self._why[0]))
+            return Err(TaskCancelled(task=self.full_label, reason=self._why[0]))
         cancellation = self.tasks.owner.explain_cut()
         reason = NATIVELY if cancellation is None else cancellation.reason
-        return Err(TaskCancelled(task=f"{self.label} of {self.owner.path}", reason=reason))
+        return Err(TaskCancelled(task=self.full_label, reason=reason))
 
     # ------------------------------------------------------------------ the life of it
 
@@ -307,7 +312,7 @@ class Task(Place, Generic[T_co]):
         self.owner.works.join(self)
         coro, self._coro = self._coro, None
         assert coro is not None
-        work = attempt(coro, None, self)
+        work = attempt(coro, None, self.full_label)
         if self.owner.hooks is not None:
             work = hooked(work, self.tasks.owner, self.name, self.index, self.kind)
         try:
@@ -334,7 +339,7 @@ class Task(Place, Generic[T_co]):
         try:
             if self._limit is None:
                 return Ok(await coro)  # what `attempt` does, without its frame
-            return await attempt(coro, self._limit, self)
+            return await attempt(coro, self._limit, self.full_label)
         except Exception as error:
             return failed(error)
         except BaseException as raised:

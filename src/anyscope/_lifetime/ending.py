@@ -4,9 +4,9 @@ The table, first row that fits (docs/errors.md holds it for users, a test walks 
 
     something fatal (KeyboardInterrupt, SystemExit, ...)   that very exception; the rest hangs below it
     cancelled from outside, nothing failed                 the cancellation goes on
-    cancelled from outside, something failed               a group of the errors; the cancellation is
-                                                           level-triggered and comes back at the next await
     only the body failed                                   that very exception
+    cancelled from outside, something else failed          a group of the errors; the cancellation is
+                                                           level-triggered and comes back at the next await
     only the deadline cut something off                    ScopeTimeout
     anything else that failed                              a group: body, deadline, tasks and
                                                            crashes by index, clean-ups as they ran
@@ -132,10 +132,11 @@ class Ending:
             return fatal
         if self.outside is not None:
             errors = [report for report in errors if report.error is not self.timeout]
-            return self._group(errors) if errors else self.outside
+        if not errors:
+            return self.outside
         if len(errors) == 1 and not self.reports:
             return errors[0].error
-        return self._group(errors) if errors else None
+        return self._group(errors)
 
     def _errors(self) -> list[Report]:
         """The body's error first, then the deadline's, then those of tasks and clean-ups."""

@@ -36,6 +36,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._vocabulary.errors import ScopeCancelled, ScopeMisuse, ScopeTimeout
 from .._vocabulary.hooks import Disposed, Hooks
@@ -185,14 +186,17 @@ class Owner(Branch):
         return self.cancellation
 
     def _note_stray_cancellation(self) -> None:
-        if not self.group.cancel_scope.cancel_called:
+        # While the body runs, only AnyIO itself cancels the group without our order; while it is left,
+        # AnyIO does so too when the host is cancelled from outside, and `leave` tells the two apart.
+        if self.phase == "open" and self.group.cancel_scope.cancel_called:
+            self.crash(self._stray_cancellation(), -1, f"in {self.path}")
+        else:
             self.cancel("cancelled from outside", kind="outside")
-            return
-        # Nobody told the group to cancel itself, so AnyIO did: see the last paragraph at the top.
-        error = ScopeCancelled(
-            path=self.path, action="everything in it", reason="one of its tasks was cancelled natively before it began"
-        )
-        self.crash(error, -1, f"in {self.path}")
+
+    def _stray_cancellation(self) -> ScopeCancelled:
+        """The error for the last paragraph at the top."""
+        reason = "one of its tasks was cancelled natively before it began"
+        return ScopeCancelled(path=self.path, action="everything in it", reason=reason)
 
     # ------------------------------------------------------------------ leaving
 
@@ -212,10 +216,27 @@ class Owner(Branch):
         outside = await self._leave_group(None if foreign_cut else body.cut)
         while self._is_busy():
             outside = await self._close_again() or outside
+        if outside is None and self.cancellation is not None and not foreign_cut:
+            outside = await self._outside()
         self.detach()
         leaving = self._leaving(body, body.cut if foreign_cut else outside)
         self.collectors.clear()
         return leaving
+
+    async def _outside(self) -> BaseException | None:
+        """The cancellation of an outer scope, if there is one, that the group did not pass on.
+
+        A Trio nursery whose children all ended quietly does not raise it, and what is left of the block
+        may have no checkpoint. Where nobody outside ordered the cancellation that seemed to come from
+        there, that is told.
+        """
+        try:
+            await checkpoint_if_cancelled()
+        except anyio.get_cancelled_exc_class() as cut:
+            return cut
+        if self.cancellation is not None and self.cancellation.kind == "outside":
+            self.report(self._stray_cancellation(), -1, f"in {self.path}")
+        return None
 
     def _is_busy(self) -> bool:
         return bool(self.works.live or self._clean_ups or self.works.daemons)

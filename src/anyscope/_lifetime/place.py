@@ -76,7 +76,9 @@ def here() -> Place | None:
 
 def beneath(place: Place | None) -> Place | None:
     """The task at the bottom of `place`: itself, where it has nothing below."""
-    return None if place is None else place.below or place
+    if place is None or place.below is None:  # a task refuses to be asked whether it is true
+        return place
+    return place.below
 
 
 def nearest_open() -> Branch | None:

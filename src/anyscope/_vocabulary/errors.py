@@ -214,8 +214,15 @@ def _still_running(running: tuple[str, ...]) -> str:
 
 
 def reraise(error: BaseException) -> NoReturn:
-    """Raise an error that was kept, without leaving a reference cycle through this frame."""
+    """Raise an error that was kept: its context stays, and no reference cycle through this frame.
+
+    Python would put what is being handled where the error's context is. An error without one gets that,
+    which for a time-out shows where it struck.
+    """
+    context = error.__context__
     try:
         raise error
     finally:
-        del error
+        if context is not None:
+            error.__context__ = context
+        del error, context
