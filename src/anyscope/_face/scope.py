@@ -58,13 +58,16 @@ class Scope:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         leaving = await self._owner.leave(error)
-        if leaving is None:
-            return error is not None
-        if leaving is error:
-            return False
-        if is_group(leaving):
-            leaving.__suppress_context__ = True  # the body's error is in the group already
-        return reraise(leaving)
+        try:
+            if leaving is None:
+                return error is not None
+            if leaving is error:
+                return False
+            if is_group(leaving):
+                leaving.__suppress_context__ = True  # the body's error is in the group already
+            return reraise(leaving)
+        finally:
+            del self, error, leaving, traceback  # the frames of an error must not lead back to it
 
     # ------------------------------------------------------------------ what it is
 

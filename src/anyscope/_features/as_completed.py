@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import anyio
 
 from .._lifetime.call import Call
+from .._lifetime.start import Start
 from .._vocabulary.errors import ScopeMisuse, reraise
 from .._vocabulary.options import check_count
 from .crew import Crew
@@ -77,7 +78,7 @@ class AsCompleted(Generic[T]):
         self._call.__enter__()
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
-        self._group.start_soon(self._run, name="s.as_completed")
+        self._group.create_task(Start(self._run), name="s.as_completed")
         return self
 
     async def __aexit__(

@@ -21,11 +21,12 @@ Invariants
 
 from __future__ import annotations
 
-import inspect
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator, Iterator
 from contextvars import Context, copy_context
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
@@ -33,13 +34,17 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .._lifetime.ending import sort_out
 from .._lifetime.place import Place, beneath, here, stand_in
+from .._lifetime.start import Start
 from .._vocabulary.errors import TaskCancelled
 from .._vocabulary.options import is_coroutine, name_of
 from .._vocabulary.results import Err, Ok, Result
 from .attempt import NATIVELY, attempt, failed
+from .jobs import Each
 from .telling import hooked
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from anyio.abc import TaskGroup
 
     from .._lifetime.owner import Owner
@@ -166,24 +171,37 @@ class Crew(Generic[T]):
 
     async def run(self) -> None:
         """Do all jobs, or those until `halt`; all of them have ended when this returns."""
-        async with anyio.create_task_group() as group:
-            self.start(group)
-        self.close()
+        try:
+            async with anyio.create_task_group() as group:
+                self._start(group)
+        finally:
+            self._close_source()
 
-    def start(self, group: TaskGroup) -> None:
+    def _start(self, group: TaskGroup) -> None:
         """Start working in `group`, which has to wait for it."""
         self._group = group
         if isinstance(self.jobs.jobs, AsyncIterable):
-            group.start_soon(self._feed, name=f"{self.jobs.call} source")
+            group.create_task(Start(self._feed), name=f"{self.jobs.call} source")
         else:
             self._iterator = iter(self.jobs)
             self._hire()
 
-    def close(self) -> None:
+    def _close_source(self) -> None:
         """Close a generator of jobs that was not read to its end."""
-        close = getattr(self.jobs.jobs, "close", None)
-        if inspect.isgenerator(self.jobs.jobs) and close is not None:
-            close()
+        jobs: object = self.jobs.jobs
+        source: object = jobs.items if isinstance(jobs, Each) else jobs
+        if isinstance(source, GeneratorType):
+            source.close()
+
+    def _fail(self, raised: BaseException) -> None:
+        """Something other than a job raised: it leaves the call."""
+        if isinstance(raised, Exception):
+            self.halt(raised)
+        elif isinstance(raised, anyio.get_cancelled_exc_class()):
+            raise raised
+        else:
+            self.fatal = raised
+            self.halt()
 
     def halt(self, error: BaseException | None = None) -> None:
         """Begin no further job and cancel those that run; the first error is kept."""
@@ -200,13 +218,14 @@ class Crew(Generic[T]):
         if (limit is None or self._size < limit) and (self.jobs.total is None or self._size < self.jobs.total):
             self._size += 1
             assert self._group is not None
-            self._group.start_soon(self._work, name=f"{self.jobs.call} worker")
+            self._group.create_task(Start(self._work), name=f"{self.jobs.call} worker")
 
     async def _work(self) -> None:
         stand_in(Place(self._owner, self._below))
         base = copy_context()
         now = time.monotonic
         is_new, in_a_row, since = True, 0, now()
+        await checkpoint_if_cancelled()  # hired in a call that has been cancelled since
         while True:
             if self.gate is not None:
                 await self.gate()
@@ -240,8 +259,8 @@ class Crew(Generic[T]):
         assert self._iterator is not None
         try:
             job = next(self._iterator, None)
-        except Exception as error:
-            self.halt(error)
+        except BaseException as error:
+            self._fail(error)
             return None
         if job is not None:
             self.taken += 1
@@ -252,23 +271,31 @@ class Crew(Generic[T]):
     async def _feed(self) -> None:
         """Read the source, from its first step to its `aclose()`, and start a task for each job."""
         stand_in(Place(self._owner, self._below))
-        source = self.jobs.reader()
-        try:
-            while not self.halted:
-                await self._until_room()
-                job = await anext(source, None)
-                if job is None:
-                    return
-                self._queue.append((self.taken, job))
-                self.taken += 1
-                self._busy += 1
-                assert self._group is not None
-                self._group.start_soon(self._do_one, name=f"{self.jobs.call} job")
-        except Exception as error:
-            self.halt(error)
-        finally:
-            with anyio.move_on_after(self._owner.close_timeout, shield=True):
+        # Entered before the source's first step: one around its `aclose()` would lie across scopes that
+        # the source may hold open.
+        with anyio.CancelScope() as closing:
+            source = self.jobs.reader()
+            try:
+                await self._read(source)
+            except Exception as error:
+                self.halt(error)
+            finally:
+                closing.shield = True
+                closing.deadline = anyio.current_time() + (self._owner.close_timeout or math.inf)
                 await source.aclose()
+
+    async def _read(self, source: AsyncGenerator[Job[T], None]) -> None:
+        while not self.halted:
+            await self._until_room()
+            job = await anext(source, None)
+            if job is None:
+                return
+            self._queue.append((self.taken, job))
+            self.taken += 1
+            self._busy += 1
+            assert self._group is not None
+            self._group.create_task(Start(self._do_one), name=f"{self.jobs.call} job")
+            await checkpoint()  # a source that never suspends must not hold everybody up
 
     async def _until_room(self) -> None:
         if self.gate is not None:
@@ -350,5 +377,5 @@ class Crew(Generic[T]):
     def _hand_over(self, index: int, result: Result[T]) -> None:
         try:
             self._deliver(index, result)
-        except Exception as error:
-            self.halt(error)
+        except BaseException as error:
+            self._fail(error)

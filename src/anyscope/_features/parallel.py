@@ -193,7 +193,6 @@ class Collector(Generic[T]):
                 with anyio.move_on_after(self._plan.timeout) as limit:
                     await crew.run()
                 self.timed_out = limit.cancelled_caught
-        crew.close()
         if crew.error_to_raise is not None:
             reraise(crew.error_to_raise)
         call.refuse_if_cut(crew.jobs.call)

@@ -47,7 +47,6 @@ class Race(Generic[T]):
         crew = self._crew
         with Call(self._owner, crew.jobs.call) as call:
             await crew.run()
-        crew.close()
         if crew.error_to_raise is not None:
             reraise(crew.error_to_raise)
         call.refuse_if_cut(crew.jobs.call)

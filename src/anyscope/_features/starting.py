@@ -45,14 +45,9 @@ def start_soon(
 ) -> None:
     """`s.start_soon`: no result, and a failure cancels the scope."""
     tasks.owner.require_open("start_soon", fn)
+    name = None if name is None else check_name("name", name)
     kind: TaskKind = "daemon" if daemon else "start_soon"
-    Task(
-        tasks,
-        call_async("s.start_soon", fn, args),
-        fn,
-        name=None if name is None else check_name("name", name),
-        kind=kind,
-    ).launch()
+    Task(tasks, call_async("s.start_soon", fn, args), fn, name=name, kind=kind).launch()
 
 
 async def run_here(

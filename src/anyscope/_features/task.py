@@ -8,14 +8,14 @@ child that the backend dropped before its first step.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeGuard, TypeVar
 
 import anyio
 
 from .._lifetime.ending import sort_out
 from .._lifetime.place import Place, beneath, here, stand_in
+from .._lifetime.start import Start
 from .._vocabulary.errors import ScopeMisuse, TaskCancelled, TaskNotDone
 from .._vocabulary.options import name_of
 from .._vocabulary.results import Err, Ok, Result
@@ -23,6 +23,8 @@ from .attempt import NATIVELY, attempt, failed
 from .telling import hooked, outcome_of
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine, Generator
+
     from .._vocabulary.hooks import TaskKind
     from .tasks import Tasks
 
@@ -35,33 +37,6 @@ class Readiness(Protocol):
     """Whether a task has said that it is ready."""
 
     said: bool
-
-
-class Start(Coroutine[Any, Any, None]):
-    """What the backend is given to run: it makes the coroutine of a task at its first step.
-
-    A real coroutine that the backend drops before its first step (asyncio does, after a native cancel)
-    makes Python warn that it was never awaited. This object is dropped without a sound.
-    """
-
-    __slots__ = ("_begin",)
-
-    def __init__(self, begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._begin = begin
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        return self._begin().__await__()
-
-    def send(self, value: Any, /) -> Any:
-        """Required of a coroutine, but the backends await this one."""
-        raise AssertionError("a Start is awaited, not sent to")
-
-    def throw(self, *args: Any) -> Any:
-        """Required of a coroutine, but the backends await this one."""
-        raise AssertionError("a Start is awaited, not thrown at")
-
-    def close(self) -> None:
-        """There is nothing to close before the first step."""
 
 
 class Task(Place, Generic[T_co]):
@@ -86,6 +61,7 @@ class Task(Place, Generic[T_co]):
     """
 
     __slots__ = (
+        "__weakref__",
         "_context",
         "_coro",
         "_ended",
@@ -125,11 +101,11 @@ class Task(Place, Generic[T_co]):
         # The user's coroutine until this task begins to await it; closed if it never does.
         self._coro: Coroutine[Any, Any, T_co] | None = coro
         self._context: Context | None = None  # the caller's, kept while the task is queued
-        self._queued_at = 0.0  # when it began to queue; kept for hooks only
+        self._queued_at: float | None = None  # when it began to queue; kept for hooks only
         self._result: Result[T_co] | None = None  # written once, by `_finish`
         self._ended: anyio.Event | None = None  # made by the first who waits
         self._why: tuple[object] | None = None  # the reason of the first `cancel()`
-        # The backend's handle, weakly: when it is dead and `native` is unset, the child never began.
+        # The backend's handle, weakly, because it leads back here.
         self._spawned: weakref.ref[anyio.TaskHandle[None]] | None = None
         self._scope: anyio.CancelScope | None = None  # the shield of a daemon, which hides the handle's
 
@@ -164,7 +140,7 @@ class Task(Place, Generic[T_co]):
     def status(self) -> TaskStatus:
         """`queued`, `running`, `ok`, `error` or `cancelled`."""
         if self._result is None:
-            return "running" if self._spawned is not None else "queued"
+            return "queued" if self._spawned is None and self.native is None else "running"
         return outcome_of(self.peek())
 
     def peek(self) -> Exception | None:
@@ -205,15 +181,17 @@ class Task(Place, Generic[T_co]):
 
     async def unwrap(self) -> T_co:
         """Wait for the end and give the value, or raise the task's own error, not wrapped."""
-        return (await self).unwrap()
+        result = await self
+        del self  # the error's traceback leads through this frame
+        return result.unwrap()
 
     async def _wait(self) -> None:
         place = here()
         below = beneath(place)
-        if place is None or not isinstance(below, Task):
+        if place is None or not _is_task(below):
             await self._until_ended()
             return
-        waiter = cast("Task[Any]", below)  # type: ignore[redundant-cast]  # pyright needs it
+        waiter = below
         if place.native is waiter.native:  # not in a job that merely runs on its behalf
             _refuse_ring(waiter, self)
             waiter.awaiting = self
@@ -259,9 +237,14 @@ class Task(Place, Generic[T_co]):
         elif (handle := self._spawned()) is not None:
             handle.cancel()
 
+    @property
+    def is_unborn(self) -> bool:
+        """Whether it was given to the backend and has not begun."""
+        return self.native is None and self._spawned is not None and self._result is None
+
     def abandon_if_unborn(self) -> None:
-        """End the handle of a child that was cancelled natively before its first step."""
-        if self.native is None and self._spawned is not None and self._spawned() is None:
+        """End the handle of a child that the backend dropped before its first step."""
+        if self.is_unborn:
             self._why = self._why or (NATIVELY,)
             self._finish(self._cut_off())
 
@@ -297,14 +280,19 @@ class Task(Place, Generic[T_co]):
         self._spawned = weakref.ref(handle)
 
     async def _drive(self) -> None:
+        if self._result is not None:
+            return  # given up as lost, see abandon_if_unborn
         stand_in(self)
         coro, self._coro = self._coro, None
         assert coro is not None
         work = self._shielded(coro) if self.kind == "daemon" else self._attempt(coro)
         if self.owner.hooks is not None:
-            waited = anyio.current_time() - self._queued_at if self._queued_at else 0.0
+            waited = 0.0 if self._queued_at is None else anyio.current_time() - self._queued_at
             work = hooked(work, self.tasks.owner, self.name, self.index, self.kind, waited=waited)
-        self._finish(await work)
+        try:
+            self._finish(await work)
+        finally:
+            del self  # the frames of an error lead here, and the task to the error
 
     async def drive_when_ready(self, ready: Readiness) -> None:
         """Run in a child that belongs to the caller of `s.start` until it says that it is ready."""
@@ -344,6 +332,8 @@ class Task(Place, Generic[T_co]):
             return failed(error)
         except BaseException as raised:
             return self._interrupted(raised)
+        finally:
+            del self  # as in _drive
 
     def _interrupted(self, raised: BaseException) -> Err[Exception]:
         end = sort_out(raised)
@@ -358,12 +348,17 @@ class Task(Place, Generic[T_co]):
             self._coro.close()
             self._coro = None
         self._result = result
+        self.native = None  # its context leads back here
         if self._ended is not None:
             self._ended.set()
         if self.tasks.slots is not None:
             self.tasks.slots.end(self)
         self.tasks.ended(self, result.pair()[0])
         self.owner.works.part(self)
+
+
+def _is_task(place: object) -> TypeGuard[Task[Any]]:
+    return isinstance(place, Task)
 
 
 def _refuse_ring(waiter: Task[Any], awaited: Task[Any]) -> None:

@@ -90,6 +90,7 @@ class Tasks:
             error = task.peek()
             assert error is not None
             yield Report((0, index), error, self._note(task))
+        self._unobserved.clear()
 
     def _note(self, task: Task[Any]) -> str:
         return f"in task {task.label} of {self.owner.path}"

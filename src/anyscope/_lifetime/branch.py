@@ -213,6 +213,11 @@ class Branch:
             HERE.set(self._former_place)
         self._place = self._former_place = None
 
+    @property
+    def is_unborn(self) -> bool:
+        """Never: it has begun when it is known."""
+        return False
+
     def abandon_if_unborn(self) -> None:
         """A child scope is left by its own task; there is nothing to bury."""
 

@@ -88,5 +88,10 @@ class Call:
             self.owner.explain_cut()
             raise ScopeCancelled(path=self.owner.path, action=action, reason=self.owner.cancel_reason)
 
+    @property
+    def is_unborn(self) -> bool:
+        """Never: it has begun when it is known."""
+        return False
+
     def abandon_if_unborn(self) -> None:
         """The caller ends it; there is nothing to bury."""

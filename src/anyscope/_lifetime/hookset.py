@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any, TypeGuard
 
-from .._vocabulary.hooks import Cancelled, Disposed, Hooks, TaskEnded, TaskStarted, is_used
-from .._vocabulary.options import name_of
+from .._vocabulary.hooks import Cancelled, Disposed, Hooks, TaskEnded, TaskStarted, name_if_used
 
 logger = logging.getLogger("anyscope")
 
@@ -23,10 +22,11 @@ class HookCall:
         failures: How often it has raised. Written by `__call__` alone.
     """
 
-    __slots__ = ("_function", "failures")
+    __slots__ = ("_function", "_name", "failures")
 
-    def __init__(self, function: Callable[[Any], object]) -> None:
+    def __init__(self, function: Callable[[Any], object], name: str) -> None:
         self._function = function
+        self._name = name
         self.failures = 0
 
     def __call__(self, event: object) -> None:
@@ -37,7 +37,7 @@ class HookCall:
             if self.failures == 1:
                 logger.exception(
                     "hook %s failed; it changes nothing, and its further failures are only counted",
-                    name_of(self._function),
+                    self._name,
                 )
 
 
@@ -90,15 +90,20 @@ class HookSet:
 
 
 def _calls(hooks: tuple[Hooks, ...], simple: str, full: str) -> tuple[HookCall, ...]:
-    return tuple(HookCall(getattr(each, full)) for each in hooks if is_used(each, simple, full))
+    named = [(each, name_if_used(each, simple, full)) for each in hooks]
+    return tuple(HookCall(getattr(each, full), name) for each, name in named if name is not None)
+
+
+def _is_iterable(value: object) -> TypeGuard[Iterable[Any]]:
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes))
 
 
 def as_hooks(value: object) -> tuple[Hooks, ...]:
     """The option `hooks=`: one `Hooks` object or an iterable of them."""
     if isinstance(value, Hooks):
         return (value,)
-    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-        found = tuple(cast("Iterable[Any]", value))  # type: ignore[redundant-cast]  # pyright needs it
+    if _is_iterable(value):
+        found = tuple(value)
         wrong = [each for each in found if not isinstance(each, Hooks)]
         if not wrong:
             return found

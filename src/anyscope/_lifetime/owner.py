@@ -31,12 +31,12 @@ that into an error, and `_bury_the_unborn` gives the child its end.
 
 from __future__ import annotations
 
-import gc
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.lowlevel import checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .._vocabulary.errors import ScopeCancelled, ScopeMisuse, ScopeTimeout
 from .._vocabulary.hooks import Disposed, Hooks
@@ -45,6 +45,7 @@ from .branch import AMBIENT, Ambient, Branch, Cancellation
 from .cleanup import CleanUp, run_clean_up
 from .ending import QUIET, BodyEnd, Ending, Report, sort_out
 from .place import Place, stand_in
+from .start import Start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -57,6 +58,10 @@ MISNESTING_ADVICE = (
     "generator or a fixture, or `__aenter__` and `__aexit__` called by hand. Open it with `async with` in the\n"
     "task that runs the block, and hand work to other tasks with s.task(...)."
 )
+
+
+TURNS = 50
+"""After how many turns of the event loop a child of a cancelled group that has not begun is given up."""
 
 
 class Owner(Branch):
@@ -122,7 +127,9 @@ class Owner(Branch):
         self._created = index + 1
         return index
 
-    def spawn(self, coro: Coroutine[Any, Any, None], name: str, context: Context | None) -> anyio.TaskHandle[None]:
+    def spawn(
+        self, coro: Coroutine[Any, Any, None], name: str, context: Context | None = None
+    ) -> anyio.TaskHandle[None]:
         """Start a child of the task group."""
         return self.group.create_task(coro, name=name, context=context)
 
@@ -141,10 +148,16 @@ class Owner(Branch):
         if timeout == 0:
             self._expire(timeout)
         else:
-            self._timer = self.group.start_soon(self._wait_for_deadline, timeout, name=f"deadline of {self.path}")
+            self._timer = self.spawn(Start(self._wait_for_deadline), f"deadline of {self.path}")
 
-    async def _wait_for_deadline(self, timeout: float) -> None:
-        await anyio.sleep(timeout)
+    async def _wait_for_deadline(self) -> None:
+        timeout = self.timeout
+        assert timeout is not None
+        try:
+            await anyio.sleep(timeout)
+        except anyio.get_cancelled_exc_class():
+            # Not raised again: a Trio nursery cancels itself for it, and we would not know who did.
+            return
         self._expire(timeout)
 
     def _expire(self, timeout: float) -> None:
@@ -183,6 +196,8 @@ class Owner(Branch):
                 return None
             self._note_stray_cancellation()
         self._cut = True
+        if self.cancellation is not None and self.cancellation.kind == "parent" and isinstance(self.parent, Owner):
+            self.parent.explain_cut()
         return self.cancellation
 
     def _note_stray_cancellation(self) -> None:
@@ -209,7 +224,7 @@ class Owner(Branch):
             self._cancel_after(body, foreign_cut=foreign_cut)
         if self._is_busy():
             self.phase = "draining"
-            self.group.start_soon(self._close, name=f"closer of {self.path}")
+            _ = self.spawn(Start(self._close), f"closer of {self.path}")
         else:
             self.phase = "closing"  # the group is not left at once, and must take nothing new meanwhile
             self._stop_timer()
@@ -275,11 +290,10 @@ class Owner(Branch):
 
     async def _close_again(self) -> BaseException | None:
         """Go on closing where the closer was itself cancelled natively, or never began."""
-        self._bury_the_unborn()
         try:
             with anyio.CancelScope(shield=True):
                 async with anyio.create_task_group() as group:
-                    group.start_soon(self._close, name=f"closer of {self.path}")
+                    group.create_task(Start(functools.partial(self._close, again=True)), name=f"closer of {self.path}")
         except BaseException as error:
             return sort_out(error).cut
         return None
@@ -296,16 +310,17 @@ class Owner(Branch):
 
     # ------------------------------------------------------------------ the closer
 
-    async def _close(self) -> None:
+    async def _close(self, *, again: bool = False) -> None:
         """Wait for the work, stop the daemons, run the clean-ups; in a child task, see the top."""
         stand_in(Place(self))
         try:
             await self.works.until_no_live()
         except anyio.get_cancelled_exc_class():
-            # Cancelled along with the group. The shield comes only now so that this is noticed: the
-            # group may have been cancelled because a child was lost before it began.
-            self._bury_the_unborn()
+            pass  # along with the group; the shield comes only now so that this is noticed
+        is_cancelled = again or anyio.current_effective_deadline() == -math.inf
         with anyio.CancelScope(shield=True):
+            if is_cancelled:
+                await self._bury_the_unborn()
             await self.works.until_no_live()
             self._stop_timer()
             self.phase = "closing"
@@ -324,8 +339,17 @@ class Owner(Branch):
         if self.hooks is not None:
             self.hooks.tell_disposed(Disposed(path, step.index, step.label, end.duration, end.error or end.fatal))
 
-    def _bury_the_unborn(self) -> None:
-        """End the handles of children that were cancelled natively before their first step."""
-        gc.collect()  # what is left of such a child hangs in a reference cycle of asyncio's
+    async def _bury_the_unborn(self) -> None:
+        """End the handles of children that were cancelled natively before their first step.
+
+        A child that merely has not had its turn yet has it within a few turns of the loop. Should that
+        ever take longer, it does not begin any more: its group is cancelled.
+        """
+        for _ in range(TURNS):
+            if not self.works.has_unborn:
+                return
+            await checkpoint()
         for work in list(self.works):
             work.abandon_if_unborn()
+        if self.cancellation is None:
+            self.crash(self._stray_cancellation(), -1, f"in {self.path}")

@@ -18,8 +18,13 @@ class Work(Protocol):
         """What it is called in errors and in the tree."""
         ...
 
+    @property
+    def is_unborn(self) -> bool:
+        """Whether it was given to the backend and has not begun."""
+        ...
+
     def abandon_if_unborn(self) -> None:
-        """End it now if the backend dropped it before its first step; else do nothing."""
+        """End it now if it has not begun, because the backend has dropped it; else do nothing."""
         ...
 
 
@@ -67,6 +72,11 @@ class Works:
             self.daemons.pop(work, None)  # type: ignore[call-overload]  # a dict of daemons may be asked for any work
         if self._changed is not None:
             self._changed.set()
+
+    @property
+    def has_unborn(self) -> bool:
+        """Whether some of them have not begun."""
+        return any(work.is_unborn for work in self)
 
     async def until_no_live(self) -> None:
         """Wait until the last work has ended."""

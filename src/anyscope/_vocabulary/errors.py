@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+_LONGEST = 200  # characters of a reason that are shown
+
 
 def _revive(cls: type[AnyscopeError], args: tuple[Any, ...], state: dict[str, Any]) -> AnyscopeError:
     error = cls.__new__(cls, *args)
@@ -196,13 +198,10 @@ def because(reason: object) -> str:
     """The tail of a sentence that gives a reason: its text, or the type and text of an error."""
     if reason is None:
         return ""
-    if isinstance(reason, BaseException):
-        return f" ({type(reason).__name__}: {_first_line(reason)})"
-    return f" ({reason})"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
+    text = str(reason).partition("\n")[0]
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}..."
+    return f" ({type(reason).__name__}: {text})" if isinstance(reason, BaseException) else f" ({text})"
 
 
 def _still_running(running: tuple[str, ...]) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from .options import check_callback
+from .options import check_callback, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,7 +179,7 @@ class Hooks:
         return self.on_dispose(event.index, event.error)
 
     def __repr__(self) -> str:
-        used = [simple for simple, full in _MOMENTS if is_used(self, simple, full)]
+        used = [simple for simple, full in _MOMENTS if name_if_used(self, simple, full)]
         return f"<{type(self).__name__} {', '.join(used) or 'nothing'}>"
 
 
@@ -191,6 +191,11 @@ _MOMENTS = (
 )
 
 
-def is_used(hooks: Hooks, simple: str, full: str) -> bool:
-    """Whether `hooks` has a method of its own for a moment, in either layer."""
-    return any(name in vars(hooks) or getattr(type(hooks), name) is not getattr(Hooks, name) for name in (simple, full))
+def name_if_used(hooks: Hooks, simple: str, full: str) -> str | None:
+    """What to call the function that `hooks` has of its own for a moment, in either layer, if any."""
+    for moment in (full, simple):
+        if moment in vars(hooks):
+            return f"{moment}={name_of(vars(hooks)[moment])}"
+        if getattr(type(hooks), moment) is not getattr(Hooks, moment):
+            return f"{type(hooks).__name__}.{moment}"
+    return None

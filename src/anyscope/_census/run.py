@@ -1,0 +1,144 @@
+"""The census itself: one scope that owns the search, the jobs, and the watch for Ctrl-C."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import anyio.to_thread
+
+from .. import Err, Ok, Scope, each, scope
+from .count import Counts, count
+from .find import find
+from .options import PROGRAM, Options, UsageError, parse
+from .progress import ProgressLine
+from .record import Census
+from .report import plain, report
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+USAGE = 2
+INTERRUPTED = 130  # as shells say it: 128 + SIGINT
+INTERRUPT = "Ctrl-C"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Take a census as the command line asks, and print it.
+
+    Args:
+        argv: The arguments, without the program's name.
+
+    Returns:
+        The exit code: 0, also where files do not parse; 1 when nobody read the report to its end; 2 for wrong
+        usage; 130 after Ctrl-C.
+    """
+    try:
+        options = parse(argv)
+        census = take(options, ProgressLine(sys.stderr))
+        _print(report(census, options))
+    except UsageError as error:
+        sys.stderr.write(f"{PROGRAM}: error: {plain(str(error))}\n")
+        return USAGE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _drop_stdout()
+        return 1
+    return INTERRUPTED if census.stopped else 0
+
+
+def take(options: Options, progress: ProgressLine) -> Census:
+    """Take a census on an event loop of its own.
+
+    Args:
+        options: What to count, and how.
+        progress: Told about each file.
+
+    Returns:
+        All that is known; after Ctrl-C that is a part of it.
+    """
+    census = Census()
+    began = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            # For all threads at once: the files' own warnings are none of ours.
+            warnings.simplefilter("ignore", SyntaxWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            anyio.run(count_all, options, census, progress, backend=options.backend)
+    except KeyboardInterrupt:
+        census.stopped = INTERRUPT  # before the watch was on, or after it was off
+    finally:
+        progress.clear()
+        census.seconds = time.perf_counter() - began
+    return census
+
+
+async def count_all(options: Options, census: Census, progress: ProgressLine) -> None:
+    """Find the files and count each of them, all under one scope.
+
+    Args:
+        options: What to count, and how.
+        census: Where to write down what is known, as soon as it is.
+        progress: Told about each file.
+    """
+    threads = anyio.CapacityLimiter(options.concurrency)
+    count_one = functools.partial(_count_one, census, threads)
+    async with scope(name="census") as s:
+        s.start_soon(stop_on_interrupt, s, daemon=True)
+        found = await anyio.to_thread.run_sync(find, options.root, options.skip, anyio.from_thread.check_cancelled)
+        census.expect(found)
+        aggregate = await s.parallel_aggregate(
+            each(count_one, found.files), concurrency=options.concurrency, on_progress=progress
+        )
+        census.complete(found, aggregate)
+    if s.cancelled:
+        census.stopped = str(s.cancel_reason)
+
+
+async def _count_one(census: Census, threads: anyio.CapacityLimiter, path: Path) -> Counts:
+    """Count one file in a worker thread: a job."""
+    try:
+        counts = await anyio.to_thread.run_sync(count, path, limiter=threads)
+    except Exception as error:
+        census.results[path] = Err(error)
+        raise
+    census.results[path] = Ok(counts)
+    return counts
+
+
+async def stop_on_interrupt(s: Scope) -> None:
+    """Cancel a scope when the user presses Ctrl-C: a daemon of that scope.
+
+    Args:
+        s: The scope. Where the event loop cannot receive signals (asyncio on Windows), Ctrl-C is left to it.
+    """
+    try:
+        with anyio.open_signal_receiver(signal.SIGINT) as signals:
+            async for _ in signals:
+                s.cancel(INTERRUPT)
+    except NotImplementedError:
+        await anyio.lowlevel.checkpoint()
+
+
+def _print(text: str) -> None:
+    """Write to stdout, whatever its encoding, and find out here whether somebody reads it."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.flush()
+
+
+def _drop_stdout() -> None:
+    """Nobody reads it: let the interpreter's own flush at the end go nowhere, and not fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
