@@ -64,15 +64,16 @@ async def collect(results: AsyncIterator[tuple[int, Result[Any]]]) -> list[tuple
 async def test_results_come_as_jobs_end(limit: int | None) -> None:
     """A5, case 121: pairs of index and result in the order of completion, at the time of completion."""
     seen: list[tuple[int, Result[float], float]] = []
-    async with scope() as s:
-        async with s.as_completed(each(nap, [3, 1, 2]), concurrency=limit) as results:
-            async for index, result in results:
-                seen.append((index, result, anyio.current_time()))
+    async with scope() as s, s.as_completed(each(nap, [3, 1, 2]), concurrency=limit) as results:
+        async for index, result in results:
+            seen.append((index, result, anyio.current_time()))
     assert [index for index, _, _ in seen] == ([1, 2, 0] if limit is None else [1, 0, 2])
     assert [now for _, _, now in seen] == pytest.approx([1, 2, 3] if limit is None else [1, 3, 3], abs=1e-3)
 
 
-@pytest.mark.parametrize("empty", [list, tuple, lambda: iter(()), lambda: each(nap, [])], ids=["list", "tuple", "iter", "each"])
+@pytest.mark.parametrize(
+    "empty", [list, tuple, lambda: iter(()), lambda: each(nap, [])], ids=["list", "tuple", "iter", "each"]
+)
 async def test_no_jobs(empty: Callable[[], Any]) -> None:
     """A5, case 84: no jobs give no results."""
     async with scope() as s, s.as_completed(empty()) as results:
@@ -283,17 +284,16 @@ async def test_iterated_after_leaving() -> None:
 async def test_several_consumers() -> None:
     """A5: several tasks may take from one iterator; each result goes to one of them, and all of them end."""
     taken: list[int] = []
-    async with scope() as s:
-        async with s.as_completed(each(nap, [0.001 * n for n in range(6)])) as results:
+    async with scope() as s, s.as_completed(each(nap, [0.001 * n for n in range(6)])) as results:
 
-            async def consume() -> None:
-                async for index, _ in results:
-                    taken.append(index)
+        async def consume() -> None:
+            async for index, _ in results:
+                taken.append(index)
 
-            with anyio.fail_after(0.5):
-                async with anyio.create_task_group() as tg:
-                    tg.start_soon(consume)
-                    tg.start_soon(consume)
+        with anyio.fail_after(0.5):
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(consume)
+                tg.start_soon(consume)
     assert sorted(taken) == list(range(6))
 
 
@@ -326,12 +326,11 @@ async def test_a_foreign_consumer_is_told() -> None:
         await checkpoint()
         outcome.append("lives")
 
-    async with anyio.create_task_group() as tg:
-        async with scope() as s:
-            tg.start_soon(foreign)
-            await anyio.sleep(0.003)
-            s.cancel("why")
-            await anyio.sleep(1)
+    async with anyio.create_task_group() as tg, scope() as s:
+        tg.start_soon(foreign)
+        await anyio.sleep(0.003)
+        s.cancel("why")
+        await anyio.sleep(1)
     assert outcome == ["why", "lives"]
 
 
@@ -363,10 +362,9 @@ async def test_a_source_that_raises_while_nobody_reads() -> None:
         yield functools.partial(nap, 0)
         raise LookupError("gone")
 
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        async with scope() as s:
-            async with s.as_completed(jobs()):
-                await anyio.sleep(0.003)
+    with pytest.raises(Exception) as caught:
+        async with scope() as s, s.as_completed(jobs()):
+            await anyio.sleep(0.003)
     assert "gone" in repr(caught.value)
 
 
@@ -375,7 +373,9 @@ async def test_a_keyboard_interrupt_in_a_job() -> None:
     gauge = Gauge()
     async with scope() as s:
         with pytest.raises(KeyboardInterrupt):
-            async with s.as_completed([functools.partial(fail, KeyboardInterrupt()), functools.partial(gauge.work, 5)]) as results:
+            async with s.as_completed(
+                [functools.partial(fail, KeyboardInterrupt()), functools.partial(gauge.work, 5)]
+            ) as results:
                 await collect(results)
         gauge.check()
 
@@ -430,11 +430,10 @@ async def test_a_closing_scope_waits_for_a_foreign_block() -> None:
             entered.set()
             log.extend(str(index) for index, _ in await collect(results))
 
-    async with anyio.create_task_group() as tg:
-        async with scope() as s:
-            s.on_exit(log.append, "clean-up")
-            tg.start_soon(foreign)
-            await entered.wait()
+    async with anyio.create_task_group() as tg, scope() as s:
+        s.on_exit(log.append, "clean-up")
+        tg.start_soon(foreign)
+        await entered.wait()
     assert log == ["0", "clean-up"]
 
 

@@ -112,7 +112,9 @@ async def test_results_are_in_input_order() -> None:
     [list, tuple, lambda: iter(()), lambda: (job for job in ()), lambda: each(at_once, [])],
     ids=["list", "tuple", "iterator", "generator", "each"],
 )
-@pytest.mark.parametrize("options", [{}, {"concurrency": 3, "fail_fast": True}, {"timeout": 1, "job_timeout": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"concurrency": 3, "fail_fast": True}, {"timeout": 1, "job_timeout": 1}], ids=str
+)
 async def test_no_jobs_give_no_results(name: str, empty: Callable[[], Any], options: dict[str, Any]) -> None:
     """A1, case 84: an empty input of any kind gives an empty result at once."""
     async with scope() as s:
@@ -135,7 +137,9 @@ async def test_one_job_and_a_large_limit() -> None:
         assert await s.parallel([functools.partial(value_of, 1)], concurrency=1000) == [Ok(1)]
 
 
-@pytest.mark.parametrize("form", [list, tuple, iter, lambda jobs: (job for job in jobs), set], ids=["list", "tuple", "iter", "gen", "set"])
+@pytest.mark.parametrize(
+    "form", [list, tuple, iter, lambda jobs: (job for job in jobs), set], ids=["list", "tuple", "iter", "gen", "set"]
+)
 async def test_any_iterable_will_do(form: Callable[[Any], Any]) -> None:
     """A1: a list, tuple, iterator, generator or set of jobs."""
     jobs = [functools.partial(value_of, n) for n in range(5)]
@@ -274,7 +278,7 @@ async def test_a_generator_that_raises_at_once() -> None:
 
     def jobs() -> Iterator[Callable[[], Any]]:
         raise LookupError("none")
-        yield  # noqa: B901
+        yield
 
     async with scope() as s:
         with pytest.raises(LookupError, match="none"):
@@ -406,7 +410,13 @@ class Source:
     """An async source that knows the task of its first step and of its end, and can hold a cancel scope."""
 
     def __init__(
-        self, jobs: Any, *, delay: float = 0.0, error: Exception | None = None, clean_up: float = 0.0, scoped: bool = False
+        self,
+        jobs: Any,
+        *,
+        delay: float = 0.0,
+        error: Exception | None = None,
+        clean_up: float = 0.0,
+        scoped: bool = False,
     ) -> None:
         self.jobs, self.delay, self.error, self.clean_up, self.scoped = jobs, delay, error, clean_up, scoped
         self.first_task = self.last_task = 0
@@ -603,7 +613,9 @@ async def test_fail_fast(limit: int | None) -> None:
         raise ValueError("boom")
 
     async with scope(name="app") as s:
-        results = await s.parallel([functools.partial(value_of, 0), late_fail, clean, clean, clean], concurrency=limit, fail_fast=True)
+        results = await s.parallel(
+            [functools.partial(value_of, 0), late_fail, clean, clean, clean], concurrency=limit, fail_fast=True
+        )
         assert gauge.inside == 0
     first, second, *rest = errors_of(results)
     assert first is None
@@ -616,7 +628,9 @@ async def test_fail_fast(limit: int | None) -> None:
 async def test_without_fail_fast_all_run_to_their_end() -> None:
     """Case 94: one error in its place, and every other job finishes."""
     async with scope() as s:
-        results = await s.parallel([functools.partial(nap, 0.002), functools.partial(fail, ValueError()), functools.partial(nap, 0.001)])
+        results = await s.parallel(
+            [functools.partial(nap, 0.002), functools.partial(fail, ValueError()), functools.partial(nap, 0.001)]
+        )
     assert [bool(result) for result in results] == [True, False, True]
 
 
@@ -697,7 +711,9 @@ async def test_progress_is_live(known: bool) -> None:
     items: Any = [3, 1, 2]
     async with scope() as s:
         await anyio.sleep(10)
-        await s.parallel(each(job, items if known else iter(items)), on_progress=lambda p: seen.append((p, anyio.current_time())))
+        await s.parallel(
+            each(job, items if known else iter(items)), on_progress=lambda p: seen.append((p, anyio.current_time()))
+        )
         count = len(seen)
         await anyio.sleep(10)
     total = 3 if known else None
@@ -790,7 +806,9 @@ async def test_hooks_fire_for_jobs() -> None:
             ended.append(event)
 
     simple: list[tuple[Any, ...]] = []
-    hooks = Hooks(before_task=lambda *a: simple.append(("before", *a)), after_task=lambda *a: simple.append(("after", *a)))
+    hooks = Hooks(
+        before_task=lambda *a: simple.append(("before", *a)), after_task=lambda *a: simple.append(("after", *a))
+    )
     async with scope(hooks=[Recorder(), hooks]) as s:
         await s.parallel([functools.partial(value_of, 1), functools.partial(fail, ValueError("x"))])
     assert [entry[0] for entry in simple].count("before") == 2
@@ -869,12 +887,11 @@ async def test_a_foreign_caller_is_told(name: str) -> None:
         await checkpoint()
         outcome.append("lives")
 
-    async with anyio.create_task_group() as tg:
-        async with scope(name="app") as s:
-            tg.start_soon(foreign)
-            await anyio.sleep(0.003)
-            s.cancel("why")
-            await anyio.sleep(1)
+    async with anyio.create_task_group() as tg, scope(name="app") as s:
+        tg.start_soon(foreign)
+        await anyio.sleep(0.003)
+        s.cancel("why")
+        await anyio.sleep(1)
     error, last = outcome
     assert isinstance(error, ScopeCancelled)
     assert (error.path, error.reason, last) == ("app", "why", "lives")
@@ -891,11 +908,10 @@ async def test_a_closing_scope_waits_for_a_foreign_call() -> None:
     async def foreign() -> None:
         log.append(str(await s.parallel([job])))
 
-    async with anyio.create_task_group() as tg:
-        async with scope() as s:
-            s.on_exit(log.append, "clean-up")
-            tg.start_soon(foreign)
-            await anyio.sleep(0.001)
+    async with anyio.create_task_group() as tg, scope() as s:
+        s.on_exit(log.append, "clean-up")
+        tg.start_soon(foreign)
+        await anyio.sleep(0.001)
     assert log.index("job") < log.index("clean-up")
     assert "[Ok(value=None)]" in log
 
@@ -976,7 +992,15 @@ async def test_wrong_limits(name: str, limit: Any) -> None:
 @pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize(
     "options",
-    [{"timeout": -1}, {"timeout": True}, {"timeout": float("nan")}, {"timeout": "1"}, {"job_timeout": -1}, {"fail_fast": 1}, {"on_progress": 3}],
+    [
+        {"timeout": -1},
+        {"timeout": True},
+        {"timeout": float("nan")},
+        {"timeout": "1"},
+        {"job_timeout": -1},
+        {"fail_fast": 1},
+        {"on_progress": 3},
+    ],
     ids=repr,
 )
 async def test_wrong_options(name: str, options: dict[str, Any]) -> None:
@@ -1046,7 +1070,7 @@ async def test_late_binding_is_told() -> None:
 
         def function(y: int) -> list[Any]:
             jobs = []
-            for y in range(2):  # noqa: PLR1704, B020
+            for y in range(2):
 
                 async def job() -> None:
                     await fetch(y)  # noqa: B023
@@ -1090,7 +1114,9 @@ class Falsy(Exception):
 async def test_falsy_failures() -> None:
     """A2 (defect 26): success is told by the outcome: a falsy exception is a failure, a falsy value is not."""
     async with scope() as s:
-        report = await s.parallel_aggregate([functools.partial(fail, Falsy()), functools.partial(value_of, 0), functools.partial(fail, Falsy(0))])
+        report = await s.parallel_aggregate(
+            [functools.partial(fail, Falsy()), functools.partial(value_of, 0), functools.partial(fail, Falsy(0))]
+        )
         fast = await s.parallel([functools.partial(fail, Falsy()), functools.partial(nap, 1)], fail_fast=True)
     assert [failure.index for failure in report.errors] == [0, 2]
     assert [done.index for done in report.completed] == [1]
@@ -1100,7 +1126,9 @@ async def test_falsy_failures() -> None:
         report.raise_errors()
 
 
-@pytest.mark.parametrize("error", [StopIteration(3), StopAsyncIteration(), GeneratorExit(), anyio.BrokenResourceError()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [StopIteration(3), StopAsyncIteration(), GeneratorExit(), anyio.BrokenResourceError()], ids=repr
+)
 @pytest.mark.parametrize("early", [True, False])
 async def test_control_flow_exceptions(error: BaseException, early: bool) -> None:
     """T5, case 8: StopIteration and its like are errors of the job; GeneratorExit ends the call."""
@@ -1170,7 +1198,12 @@ async def make_report() -> Aggregate[Any]:
     """Two completed, two failed (the seed's example)."""
     async with scope(name="app") as s:
         return await s.parallel_aggregate(
-            [functools.partial(nap, 0.002), functools.partial(nap, 0.0), functools.partial(fail, KeyError("a")), functools.partial(fail, OSError("b"))]
+            [
+                functools.partial(nap, 0.002),
+                functools.partial(nap, 0.0),
+                functools.partial(fail, KeyError("a")),
+                functools.partial(fail, OSError("b")),
+            ]
         )
 
 
@@ -1204,7 +1237,9 @@ async def test_raise_errors() -> None:
 async def test_raise_errors_after_fail_fast() -> None:
     """A3: jobs that were only cancelled because another one failed are not in the group, and the message counts what is."""
     async with scope(name="app") as s:
-        report = await s.parallel_aggregate([functools.partial(nap, 1), functools.partial(fail, KeyError("a"))], fail_fast=True)
+        report = await s.parallel_aggregate(
+            [functools.partial(nap, 1), functools.partial(fail, KeyError("a"))], fail_fast=True
+        )
     assert [type(failure.error) for failure in report.errors] == [TaskCancelled, KeyError]
     with pytest.raises(ExceptionGroup) as caught:
         report.raise_errors()
@@ -1234,7 +1269,9 @@ async def test_copies_of_an_aggregate() -> None:
     for again in (pickle.loads(pickle.dumps(report)), copy.copy(report), copy.deepcopy(report)):
         assert repr(again) == repr(report)
         assert again.values == report.values
-        assert [(failure.index, repr(failure.error)) for failure in again.errors] == [(f.index, repr(f.error)) for f in report.errors]
+        assert [(failure.index, repr(failure.error)) for failure in again.errors] == [
+            (f.index, repr(f.error)) for f in report.errors
+        ]
         with pytest.raises(ExceptionGroup, match="2 of 4 jobs failed in scope app"):
             again.raise_errors()
 
@@ -1253,7 +1290,9 @@ async def test_each_can_be_used_again() -> None:
         assert await s.parallel(jobs) == await s.parallel(jobs) == [Ok(1), Ok(2)]
 
 
-@pytest.mark.parametrize("wrong", [lambda: each(len, [1]), lambda: each(None, [1]), lambda: each(value_of, 3)], ids=["sync", "None", "int"])  # type: ignore[arg-type, call-overload]
+@pytest.mark.parametrize(
+    "wrong", [lambda: each(len, [1]), lambda: each(None, [1]), lambda: each(value_of, 3)], ids=["sync", "None", "int"]
+)  # type: ignore[arg-type, call-overload]
 def test_wrong_each(wrong: Callable[[], object]) -> None:
     """S12: a sync function and something that cannot be iterated over are refused at the call."""
     with pytest.raises(TypeError):

@@ -296,12 +296,11 @@ async def test_a_foreign_caller_is_told(name: str) -> None:
         await checkpoint()
         outcome.append("lives")
 
-    async with anyio.create_task_group() as tg:
-        async with scope() as s:
-            tg.start_soon(foreign)
-            await anyio.sleep(0.003)
-            s.cancel("why")
-            await anyio.sleep(1)
+    async with anyio.create_task_group() as tg, scope() as s:
+        tg.start_soon(foreign)
+        await anyio.sleep(0.003)
+        s.cancel("why")
+        await anyio.sleep(1)
     assert outcome == ["why", "lives"]
 
 

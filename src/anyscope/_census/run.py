@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import signal
@@ -75,12 +76,27 @@ def take(options: Options, progress: ProgressLine) -> Census:
             warnings.simplefilter("ignore", SyntaxWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
             anyio.run(count_all, options, census, progress, backend=options.backend)
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not is_interrupt(error):
+            raise
         census.stopped = INTERRUPT  # before the watch was on, or after it was off
     finally:
         progress.clear()
         census.seconds = time.perf_counter() - began
     return census
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Tell whether Ctrl-C, and nothing else, ended an event loop that did not watch for it.
+
+    Args:
+        error: What left the loop. On Trio that may be a group; from AnyIO's asyncio on Python 3.10, a cancellation.
+
+    Returns:
+        Whether there is no other error in it.
+    """
+    inner: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    return all(map(is_interrupt, inner)) if inner else isinstance(error, (KeyboardInterrupt, asyncio.CancelledError))
 
 
 async def count_all(options: Options, census: Census, progress: ProgressLine) -> None:

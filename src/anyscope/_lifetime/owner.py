@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import functools
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -313,10 +314,10 @@ class Owner(Branch):
     async def _close(self, *, again: bool = False) -> None:
         """Wait for the work, stop the daemons, run the clean-ups; in a child task, see the top."""
         stand_in(Place(self))
-        try:
-            await self.works.until_no_live()
-        except anyio.get_cancelled_exc_class():
-            pass  # along with the group; the shield comes only now so that this is noticed
+        if not again:
+            with suppress(anyio.get_cancelled_exc_class()):
+                await self.works.until_no_live()
+        # The shield comes only now, so that a cancellation of the group has been noticed.
         is_cancelled = again or anyio.current_effective_deadline() == -math.inf
         with anyio.CancelScope(shield=True):
             if is_cancelled:
