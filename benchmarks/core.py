@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import gc
 import platform
 import resource
@@ -18,12 +19,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import anyio
 
 from anyscope import each, scope
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 try:
     import aiometer
@@ -85,7 +89,7 @@ async def many_jobs(n: int) -> dict[str, float]:
         "anyio.amap, no limit": await per_op(few, lambda: anyio.amap(trivial, range(few))),
     }
     if aiometer is not None:
-        jobs = [lambda x=x: trivial(x) for x in range(few)]
+        jobs = [functools.partial(trivial, x) for x in range(few)]
         figures["aiometer.run_all, max_at_once=10"] = await per_op(few, lambda: aiometer.run_all(jobs, max_at_once=10))
     return figures
 
@@ -196,7 +200,7 @@ def versions() -> str:
     for name in ("anyscope", "anyio", "trio", "aiometer"):
         try:
             found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
+        except PackageNotFoundError:  # noqa: PERF203  four names
             found.append(f"{name} not installed")
     return f"{platform.python_implementation()} {platform.python_version()}, {', '.join(found)}"
 

@@ -498,7 +498,7 @@ async def test_an_async_source_that_raises_midway(delay: float) -> None:
 
 @pytest.mark.parametrize("scoped", [False, True])
 async def test_an_async_source_is_closed_on_every_way_out(scoped: bool) -> None:
-    """Case 91: every way out closes an async source, in the task of its first step, shielded, also one that holds a scope."""
+    """Case 91: every way out closes an async source, in the task of its first step, shielded."""
 
     def refuse(progress: Progress) -> None:
         raise KeyError(progress.done)
@@ -638,7 +638,7 @@ async def test_fail_fast_of_two_failures_in_the_same_tick() -> None:
     """A3: whoever fails besides the first one keeps its own error or is cancelled, and nothing is lost."""
     async with scope() as s:
         results = await s.parallel([functools.partial(fail, ValueError(n)) for n in range(5)], fail_fast=True)
-    assert [str(error) for error in errors_of(results)][0] == "0"
+    assert str(errors_of(results)[0]) == "0"
     assert all(isinstance(error, (ValueError, TaskCancelled)) for error in errors_of(results))
 
 
@@ -700,7 +700,7 @@ async def test_a_job_that_survives_its_timeout() -> None:
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("known", [True, False])
 async def test_progress_is_live(known: bool) -> None:
-    """A8, case 98: once per finished job, at the moment it finishes, with total only where it is known; none afterwards."""
+    """A8, case 98: once per finished job, at the moment it finishes, with total where it is known; none afterwards."""
     seen: list[tuple[Progress, float]] = []
 
     async def job(seconds: float) -> None:
@@ -895,6 +895,25 @@ async def test_a_foreign_caller_is_told(name: str) -> None:
     error, last = outcome
     assert isinstance(error, ScopeCancelled)
     assert (error.path, error.reason, last) == ("app", "why", "lives")
+
+
+@pytest.mark.parametrize("name", ["parallel", "race", "as_completed"])
+async def test_a_foreign_caller_is_served(name: str) -> None:
+    """A10: a task that the scope does not own gets its results as everybody else, and disturbs nothing."""
+    outcome: list[object] = []
+
+    async def foreign() -> None:
+        if name == "as_completed":
+            async with s.as_completed(each(value_of, [7])) as results:
+                outcome.extend([pair async for pair in results])
+        else:
+            outcome.append(await getattr(s, name)(each(value_of, [7])))
+
+    async with anyio.create_task_group() as tg, scope() as s:
+        tg.start_soon(foreign)
+        await anyio.sleep(0.005)
+        assert not s.cancelled
+    assert outcome == [{"parallel": [Ok(7)], "race": Ok(7), "as_completed": (0, Ok(7))}[name]]
 
 
 async def test_a_closing_scope_waits_for_a_foreign_call() -> None:
@@ -1220,7 +1239,7 @@ async def test_the_aggregate() -> None:
 
 
 async def test_raise_errors() -> None:
-    """A2, cases 107 and 108: a group that names the scope; each error has one note, also when called twice; `split` keeps them."""
+    """A2, cases 107 and 108: a group that names the scope; one note each, though called twice; `split` keeps it."""
     report = await make_report()
     for _ in range(2):
         with pytest.raises(ExceptionGroup) as caught:
@@ -1235,7 +1254,7 @@ async def test_raise_errors() -> None:
 
 
 async def test_raise_errors_after_fail_fast() -> None:
-    """A3: jobs that were only cancelled because another one failed are not in the group, and the message counts what is."""
+    """A3: jobs that were only cancelled because another one failed are left out."""
     async with scope(name="app") as s:
         report = await s.parallel_aggregate(
             [functools.partial(nap, 1), functools.partial(fail, KeyError("a"))], fail_fast=True

@@ -48,7 +48,7 @@ async def test_the_first_to_finish_wins(name: str) -> None:
 
 @pytest.mark.parametrize("name", BOTH)
 async def test_the_losers_have_ended(name: str) -> None:
-    """A6, case 113: losers are cancelled and have finished their clean-up before it returns; nothing runs afterwards."""
+    """A6, case 113: losers are cancelled and have finished their clean-up before it returns; nothing runs later."""
     log: list[str] = []
 
     async def loser() -> None:
@@ -135,7 +135,8 @@ async def test_all_finish_in_the_same_tick(name: str, job: Callable[[Any], Any])
     assert result == Ok(0)
 
 
-async def test_a_winner_and_a_failure_in_the_same_tick() -> None:
+@pytest.mark.parametrize("winner_is_first", [True, False])
+async def test_a_winner_and_a_failure_in_the_same_tick(winner_is_first: bool) -> None:
     """Case 117: a failure in the tick of the winner does not leave the scope."""
     event = anyio.Event()
 
@@ -147,16 +148,17 @@ async def test_a_winner_and_a_failure_in_the_same_tick() -> None:
         await event.wait()
         raise ValueError("lost")
 
-    for jobs in ([win, lose], [lose, win]):
-        async with scope() as s:
-            s.task(lambda: at_once(event.set()))
-            assert await s.any(jobs) == Ok("won")
-        event = anyio.Event()
+    async def start() -> None:
+        event.set()
+
+    async with scope() as s:
+        s.task(start)
+        assert await s.any([win, lose] if winner_is_first else [lose, win]) == Ok("won")
 
 
 @pytest.mark.parametrize("name", BOTH)
 async def test_a_loser_that_raises_is_logged(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Case 118: the winner is returned, and what a loser raises during its cancellation is logged with its traceback."""
+    """Case 118: the winner is returned, and what a loser raises while it is cancelled is logged with its traceback."""
 
     async def loser() -> None:
         try:

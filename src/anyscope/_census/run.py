@@ -76,7 +76,7 @@ def take(options: Options, progress: ProgressLine) -> Census:
             warnings.simplefilter("ignore", SyntaxWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
             anyio.run(count_all, options, census, progress, backend=options.backend)
-    except BaseException as error:
+    except BaseException as error:  # noqa: ASYNC103  the loop has ended already
         if not is_interrupt(error):
             raise
         census.stopped = INTERRUPT  # before the watch was on, or after it was off

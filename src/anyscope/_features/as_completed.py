@@ -46,12 +46,27 @@ class AsCompleted(Generic[T]):
     Attributes:
         _ready: Results that wait for the consumer; `_deliver` appends, `__anext__` takes.
         _ended: Whether the crew has done all that it will do.
+        _left: Whether the block has been left.
+        _told: Whether a consumer has seen the end, and with it the error of the source.
         _news: Set when one of these two changes, for the consumer.
         _room: Set when the consumer takes a result, for the workers that wait for that.
         _consumed: How many results the consumer has taken.
     """
 
-    __slots__ = ("_call", "_consumed", "_crew", "_ended", "_group", "_limit", "_news", "_owner", "_ready", "_room")
+    __slots__ = (
+        "_call",
+        "_consumed",
+        "_crew",
+        "_ended",
+        "_group",
+        "_left",
+        "_limit",
+        "_news",
+        "_owner",
+        "_ready",
+        "_room",
+        "_told",
+    )
 
     def __init__(self, owner: Owner, jobs: Checked[T], *, limit: int | None) -> None:
         self._owner = owner
@@ -61,6 +76,8 @@ class AsCompleted(Generic[T]):
         self._ready: deque[tuple[int, Result[T]]] = deque()
         self._consumed = 0
         self._ended = False
+        self._left = False
+        self._told = False
         self._news: anyio.Event | None = None
         self._room: anyio.Event | None = None
         self._call: Call | None = None
@@ -88,23 +105,28 @@ class AsCompleted(Generic[T]):
         assert self._call is not None
         self._group.cancel_scope.cancel()
         # An error of the body leaves bare, so the group only sees a cancellation, which it must judge.
-        cut = None if isinstance(error, Exception) else error
-        absorbed = False
+        is_cut = isinstance(error, anyio.get_cancelled_exc_class())
+        seen = (kind, error, traceback) if is_cut else (None, None, None)
         try:
-            absorbed = await self._group.__aexit__(
-                None if cut is None else kind, cut, None if cut is None else traceback
-            )
+            absorbed = await self._group.__aexit__(*seen)
         except BaseException as leaving:
             if not self._call.__exit__(type(leaving), leaving, leaving.__traceback__):
                 raise
+            absorbed = True
         else:
             self._call.__exit__(None, None, None)
-        if isinstance(error, Exception):
+        self._left = True
+        if error is not None and not is_cut:
             return False
-        if self._crew.fatal is not None:
-            reraise(self._crew.fatal)
-        self._call.refuse_if_cut("s.as_completed")
+        self._raise_what_nobody_saw()
         return bool(absorbed)
+
+    def _raise_what_nobody_saw(self) -> None:
+        assert self._call is not None
+        unseen = None if self._told else self._crew.error_to_raise
+        if unseen is not None:
+            reraise(unseen)
+        self._call.refuse_if_cut("s.as_completed")
 
     async def _run(self) -> None:
         await self._crew.run()
@@ -115,12 +137,20 @@ class AsCompleted(Generic[T]):
         return self
 
     async def __anext__(self) -> tuple[int, Result[T]]:
+        if self._call is None or self._left:
+            raise ScopeMisuse(
+                path=self._owner.path,
+                problem="the results of as_completed were asked for outside of its block",
+                remedy="Right: async with s.as_completed(jobs) as results: async for index, result in results: ...",
+            )
         while not self._ready:
             if self._ended:
+                self._told = True
                 if self._crew.error_to_raise is not None:
                     reraise(self._crew.error_to_raise)
                 raise StopAsyncIteration
-            self._news = anyio.Event()
+            if self._news is None or self._news.is_set():
+                self._news = anyio.Event()
             await self._news.wait()
         self._consumed += 1
         if self._room is not None:

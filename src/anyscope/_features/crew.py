@@ -282,7 +282,13 @@ class Crew(Generic[T]):
             finally:
                 closing.shield = True
                 closing.deadline = anyio.current_time() + (self._owner.close_timeout or math.inf)
-                await source.aclose()
+                await self._close_reader(source)
+
+    async def _close_reader(self, source: AsyncGenerator[Job[T], None]) -> None:
+        try:
+            await source.aclose()
+        except Exception as error:
+            self.halt(error)
 
     async def _read(self, source: AsyncGenerator[Job[T], None]) -> None:
         while not self.halted:

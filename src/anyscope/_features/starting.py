@@ -70,8 +70,11 @@ async def run_here(
         if owner.hooks is not None:
             work = hooked(work, owner, title, index, "run")
         result = await work
-        tasks.count(result.pair()[0])
-        return result
+        try:
+            tasks.count(result.pair()[0])
+            return result
+        finally:
+            del result  # the frames of an error lead to this one
     owner.explain_cut()
     error = TaskCancelled(task=f"{call.label} of {owner.path}", reason=owner.cancel_reason)
     tasks.count(error)

@@ -182,8 +182,10 @@ class Task(Place, Generic[T_co]):
     async def unwrap(self) -> T_co:
         """Wait for the end and give the value, or raise the task's own error, not wrapped."""
         result = await self
-        del self  # the error's traceback leads through this frame
-        return result.unwrap()
+        try:
+            return result.unwrap()
+        finally:
+            del self, result  # the error's traceback leads through this frame
 
     async def _wait(self) -> None:
         place = here()
