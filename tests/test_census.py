@@ -183,14 +183,20 @@ def test_the_program_is_not_run_by_an_import() -> None:
     assert importlib.import_module("anyscope.__main__").main is run.main
 
 
-def test_ctrl_c_outside_of_the_loop_is_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 1)])
+def test_what_ends_it_outside_of_the_loop_is_a_code(
+    error: type[BaseException], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While the report is written, say."""
+    dropped: list[bool] = []
 
-    def interrupt(argv: object) -> None:
-        raise KeyboardInterrupt
+    def fail(argv: object) -> None:
+        raise error
 
-    monkeypatch.setattr(run, "parse", interrupt)
-    assert run.main([]) == 130
+    monkeypatch.setattr(run, "parse", fail)
+    monkeypatch.setattr(run, "_drop_stdout", lambda: dropped.append(True))
+    assert run.main([]) == code
+    assert len(dropped) == (error is BrokenPipeError)
 
 
 def test_ctrl_c_where_nothing_watches_for_it(

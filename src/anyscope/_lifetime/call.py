@@ -79,7 +79,7 @@ class Call:
         if self._scope is None:
             return False
         absorbed = self._scope.__exit__(kind, error, traceback)
-        self.cut = bool(absorbed)
+        self.cut = bool(absorbed) and error is not None  # Trio says that it absorbs nothing, too
         return self.cut
 
     def refuse_if_cut(self, action: str) -> None:
