@@ -77,7 +77,8 @@ def anyio_backend(request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[st
     watch = request.node.stash[WATCH] = virtual_time.Watch()
     name = request.param
     yield name.partition("+")[0], OPTIONS[name](watch)
-    gc.collect()  # cheap: what existed before the first test is frozen
+    gc.collect()
+    gc.freeze()  # keeps the next collection cheap: pytest's own records of thousands of tests are left out of it
     if watch.deadlock is None:
         _check_left_behind(watch)
 
