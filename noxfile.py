@@ -26,10 +26,9 @@ ROOT = Path(__file__).parent
 PACKAGE = "anyscope"
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
-# What ruff does not have. 910 and 911: every way through an async function passes a checkpoint.
-FLAKE8_ASYNC = (
-    "ASYNC101,ASYNC102,ASYNC103,ASYNC104,ASYNC106,ASYNC111,ASYNC112,ASYNC113,ASYNC118,ASYNC123,ASYNC910,ASYNC911"
-)
+# What ruff does not have. Not 910 and 911 (a checkpoint on every path): they look at each private helper by itself, and
+# an await of what has ended already is no checkpoint on purpose.
+FLAKE8_ASYNC = "ASYNC101,ASYNC102,ASYNC103,ASYNC104,ASYNC106,ASYNC111,ASYNC112,ASYNC113,ASYNC118,ASYNC123"
 
 
 def _is_here(version: str) -> bool:
@@ -63,7 +62,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """The code is typed without gaps, and so is what users see of it; each public symbol is documented."""
     _install(session, "types")
-    session.run("mypy", "src", *(str(path) for path in sorted(Path("tests").glob("test_typing*.py"))))
+    session.run("mypy", "src", *(str(path) for path in sorted(Path("tests/typing").glob("*.py"))))
     session.run("pyright", "--pythonpath", _python_of(session))
     command = ["pyright", "--ignoreexternal", "--outputjson", "--verifytypes", PACKAGE]
     output = session.run(*command, silent=True, success_codes=[0, 1], stderr=None)

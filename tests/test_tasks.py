@@ -1828,7 +1828,7 @@ async def test_a_thousand_short_tasks_leave_nothing_behind() -> None:
         for _ in range(4):
             await burst()
         gc.collect()
-        assert len(gc.get_objects()) - before < 60
+        assert len(gc.get_objects()) - before < 500  # a task that stayed would be several objects, a thousand times
         assert s.statistics().running == 0
         assert s.statistics().succeeded == 1250
 

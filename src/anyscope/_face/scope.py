@@ -57,7 +57,7 @@ class Scope:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        leaving = await self._owner.leave(error)
+        leaving = await self._owner.leave(error)  # noqa: ASYNC102  a group's exit waits on when cancelled
         try:
             if leaving is None:
                 return error is not None

@@ -108,8 +108,8 @@ class AsCompleted(Generic[T]):
         is_cut = isinstance(error, anyio.get_cancelled_exc_class())
         seen = (kind, error, traceback) if is_cut else (None, None, None)
         try:
-            absorbed = await self._group.__aexit__(*seen)
-        except BaseException as leaving:
+            absorbed = await self._group.__aexit__(*seen)  # noqa: ASYNC102  a group's exit waits on when cancelled
+        except BaseException as leaving:  # noqa: ASYNC103  sorted out, then told or raised
             if not self._call.__exit__(type(leaving), leaving, leaving.__traceback__):
                 raise
             absorbed = True

@@ -83,7 +83,7 @@ class InContext(Awaitable[T]):
         while True:
             try:
                 step, value = send, (yield yielded)
-            except BaseException as error:
+            except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
                 step, value = throw, error
             try:
                 yielded = run(step, value)
@@ -259,9 +259,9 @@ class Crew(Generic[T]):
         assert self._iterator is not None
         try:
             job = next(self._iterator, None)
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
             self._fail(error)
-            return None
+            return None  # noqa: ASYNC104  sorted out, then told or raised
         if job is not None:
             self.taken += 1
         return job
@@ -282,7 +282,7 @@ class Crew(Generic[T]):
             finally:
                 closing.shield = True
                 closing.deadline = anyio.current_time() + (self._owner.close_timeout or math.inf)
-                await self._close_reader(source)
+                await self._close_reader(source)  # noqa: ASYNC102  shielded by the feeder's scope
 
     async def _close_reader(self, source: AsyncGenerator[Job[T], None]) -> None:
         try:
@@ -345,8 +345,8 @@ class Crew(Generic[T]):
             return Ok(stop.value) if self._is_plain else stop.value
         except Exception as error:
             return failed(error)
-        except BaseException as raised:
-            return self._interrupted(raised, index)
+        except BaseException as raised:  # noqa: ASYNC103  sorted out, then told or raised
+            return self._interrupted(raised, index)  # noqa: ASYNC104  sorted out, then told or raised
         return InContext(context, started, yielded)
 
     async def _rest(self, started: InContext[Any], index: int) -> Result[T] | None:
@@ -354,8 +354,8 @@ class Crew(Generic[T]):
             value = await started
         except Exception as error:
             return failed(error)
-        except BaseException as raised:
-            return self._interrupted(raised, index)
+        except BaseException as raised:  # noqa: ASYNC103  sorted out, then told or raised
+            return self._interrupted(raised, index)  # noqa: ASYNC104  sorted out, then told or raised
         return Ok(value) if self._is_plain else value
 
     async def _guarded(self, coro: Coroutine[Any, Any, T], job: Job[T], index: int) -> Result[T]:
@@ -383,5 +383,5 @@ class Crew(Generic[T]):
     def _hand_over(self, index: int, result: Result[T]) -> None:
         try:
             self._deliver(index, result)
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
             self._fail(error)

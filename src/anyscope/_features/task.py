@@ -307,7 +307,7 @@ class Task(Place, Generic[T_co]):
             work = hooked(work, self.tasks.owner, self.name, self.index, self.kind)
         try:
             result = await work
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: ASYNC103  sorted out, then told or raised
             if not ready.said:
                 self.owner.works.part(self)
                 raise
@@ -332,8 +332,8 @@ class Task(Place, Generic[T_co]):
             return await attempt(coro, self._limit, self.full_label)
         except Exception as error:
             return failed(error)
-        except BaseException as raised:
-            return self._interrupted(raised)
+        except BaseException as raised:  # noqa: ASYNC103  sorted out, then told or raised
+            return self._interrupted(raised)  # noqa: ASYNC104  sorted out, then told or raised
         finally:
             del self  # as in _drive
 

@@ -59,7 +59,7 @@ async def run_clean_up(step: CleanUp, *, path: str, bound: float | None) -> Clea
             made = step.function(*step.args)
             if inspect.isawaitable(made):
                 await made
-    except BaseException as error:
+    except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
         raised = error
     return _end_of(step, path, bound, raised, overran=limit.cancelled_caught, duration=anyio.current_time() - began)
 

@@ -74,7 +74,7 @@ def sort_out(raised: BaseException) -> BodyEnd:
     """Tell errors, the backend's cancellation and fatal exceptions apart, also inside groups."""
     if isinstance(raised, Exception):
         return BodyEnd(error=raised)
-    cancelled = anyio.get_cancelled_exc_class()
+    cancelled = anyio.get_cancelled_exc_class()  # noqa: ASYNC118  used at once
     if isinstance(raised, cancelled):
         return BodyEnd(cut=raised)
     if not isinstance(raised, BaseExceptionGroup):

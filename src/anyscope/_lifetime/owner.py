@@ -156,9 +156,9 @@ class Owner(Branch):
         assert timeout is not None
         try:
             await anyio.sleep(timeout)
-        except anyio.get_cancelled_exc_class():
+        except anyio.get_cancelled_exc_class():  # noqa: ASYNC103  sorted out, then told or raised
             # Not raised again: a Trio nursery cancels itself for it, and we would not know who did.
-            return
+            return  # noqa: ASYNC104  sorted out, then told or raised
         self._expire(timeout)
 
     def _expire(self, timeout: float) -> None:
@@ -248,8 +248,8 @@ class Owner(Branch):
         """
         try:
             await checkpoint_if_cancelled()
-        except anyio.get_cancelled_exc_class() as cut:
-            return cut
+        except anyio.get_cancelled_exc_class() as cut:  # noqa: ASYNC103  sorted out, then told or raised
+            return cut  # noqa: ASYNC104  sorted out, then told or raised
         if self.cancellation is not None and self.cancellation.kind == "outside":
             self.report(self._stray_cancellation(), -1, f"in {self.path}")
         return None
@@ -281,12 +281,12 @@ class Owner(Branch):
                 await self.group.__aexit__(None, None, None)
             elif not await self.group.__aexit__(type(cut), cut, cut.__traceback__):
                 return cut
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
             end = sort_out(error)
             if end.error is not None:
                 self.report(end.error, self._created, f"in {self.path}")
             self._fatal = self._fatal or end.fatal
-            return end.cut
+            return end.cut  # noqa: ASYNC104  sorted out, then told or raised
         return None
 
     async def _close_again(self) -> BaseException | None:
@@ -295,8 +295,8 @@ class Owner(Branch):
             with anyio.CancelScope(shield=True):
                 async with anyio.create_task_group() as group:
                     group.create_task(Start(functools.partial(self._close, again=True)), name=f"closer of {self.path}")
-        except BaseException as error:
-            return sort_out(error).cut
+        except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
+            return sort_out(error).cut  # noqa: ASYNC104  sorted out, then told or raised
         return None
 
     def _leaving(self, body: BodyEnd, outside: BaseException | None) -> BaseException | None:
