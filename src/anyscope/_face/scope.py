@@ -129,17 +129,17 @@ class Scope:
 
     @property
     def signal(self) -> CancelSignal:
-        """Its cancellation as something to hand around: `scope(signal=s.signal)` inherits that alone."""
+        """Its cancellation as something to hand around, as to `scope(signal=s.signal)`."""
         return CancelSignal(self._owner)
 
     @property
     def cancelled(self) -> bool:
-        """Whether it was cancelled: by `cancel()`, its deadline, an error, its parent or from outside."""
+        """Whether it was cancelled, by `cancel()`, its deadline, an error, its parent or from outside."""
         return self._owner.cancelled
 
     @property
     def cancel_reason(self) -> object:
-        """The reason of its cancellation: what `cancel()` was given, or the error that caused it."""
+        """What `cancel()` was given, or the error that caused the cancellation."""
         return self._owner.cancel_reason
 
     def cancel(self, reason: object = None) -> None:
@@ -189,7 +189,7 @@ class Scope:
                 `None` (default) for no limit.
 
         Returns:
-            A handle: `await` it for the `Result`.
+            A handle, to be awaited for the `Result`.
 
         Raises:
             TypeError: `fn` is not an async function, or a coroutine object. Nothing was started.

@@ -113,7 +113,7 @@ class Task(Place, Generic[T_co]):
 
     @property
     def name(self) -> str:
-        """Its name: the one given, or that of its function."""
+        """The name given to it, or that of its function."""
         return name_of(self._function) if self._given_name is None else self._given_name
 
     @property
