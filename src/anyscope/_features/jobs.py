@@ -36,8 +36,8 @@ class Each(Generic[T_co]):
     __slots__ = ("fn", "items")
 
     def __init__(self, fn: Callable[[Any], Coroutine[Any, Any, T_co]], items: Iterable[Any]) -> None:
-        self.fn = fn
-        self.items = items
+        self.fn: Callable[[Any], Coroutine[Any, Any, T_co]] = fn
+        self.items: Iterable[Any] = items
 
     def __iter__(self) -> Iterator[Callable[[], Coroutine[Any, Any, T_co]]]:
         for item in self.items:
@@ -58,8 +58,8 @@ class AsyncEach(Generic[T_co]):
     __slots__ = ("fn", "items")
 
     def __init__(self, fn: Callable[[Any], Coroutine[Any, Any, T_co]], items: AsyncIterable[Any]) -> None:
-        self.fn = fn
-        self.items = items
+        self.fn: Callable[[Any], Coroutine[Any, Any, T_co]] = fn
+        self.items: AsyncIterable[Any] = items
 
     async def __aiter__(self) -> AsyncIterator[Callable[[], Coroutine[Any, Any, T_co]]]:
         async for item in self.items:
@@ -131,9 +131,9 @@ class Checked(Generic[T]):
                 f"{call}(...): expected several jobs, got {jobs!r} ({type(jobs).__name__})\n"
                 f"Right: {call}([first, second])   or: {call}(each(fetch, items))"
             )
-        self.call = call
-        self.jobs = jobs
-        self.total = _total(jobs)
+        self.call: str = call
+        self.jobs: Jobs[T] = jobs
+        self.total: int | None = _total(jobs)
         self._known: set[object] = set()
         if isinstance(jobs, (list, tuple)):
             self._check_all(jobs)

@@ -80,7 +80,7 @@ class Aggregate(Generic[T_co]):
 
     def __init__(self, results: Sequence[Result[T_co]], *, timed_out: bool = False, path: str = "scope") -> None:
         self.results: tuple[Result[T_co], ...] = tuple(results)
-        self.timed_out = timed_out
+        self.timed_out: bool = timed_out
         self._path = path
 
     @property

@@ -50,7 +50,7 @@ class Slots(Generic[R]):
     __slots__ = ("_holders", "_lenders", "_queue", "_wishes", "limit")
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
+        self.limit: int = limit
         self._holders: set[R] = set()
         self._queue: dict[R, None] = {}
         self._wishes: dict[R, list[R]] = {}

@@ -90,9 +90,9 @@ class Task(Place, Generic[T_co]):
         limit: float | None = None,
     ) -> None:
         super().__init__(tasks.owner)
-        self.tasks = tasks
+        self.tasks: Tasks = tasks
         self.kind: TaskKind = kind
-        self.index = tasks.owner.next_index()
+        self.index: int = tasks.owner.next_index()
         # The task that this one waits for right now; written by `_wait`, read to find rings.
         self.awaiting: Task[Any] | None = None
         self._given_name = name
@@ -350,7 +350,7 @@ class Task(Place, Generic[T_co]):
             self._coro.close()
             self._coro = None
         self._result = result
-        self.native = None  # its context leads back here
+        self.end()
         if self._ended is not None:
             self._ended.set()
         if self.tasks.slots is not None:

@@ -42,9 +42,11 @@ class Tasks:
     __slots__ = ("_beyond", "_unobserved", "cancelled", "failed", "owner", "slots", "succeeded")
 
     def __init__(self, owner: Owner, limit: int | None) -> None:
-        self.owner = owner
+        self.owner: Owner = owner
         self.slots: Slots[Task[Any]] | None = None if limit is None else Slots(limit)
-        self.succeeded = self.failed = self.cancelled = 0
+        self.succeeded: int = 0
+        self.failed: int = 0
+        self.cancelled: int = 0
         self._unobserved: dict[int, Task[Any]] = {}
         self._beyond: set[int] = set()
         owner.collectors.append(self._unobserved_reports)

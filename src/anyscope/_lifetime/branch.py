@@ -94,7 +94,7 @@ class Branch:
     def __init__(
         self, *, name: str, parent: Branch | Ambient | None, signal: CancelSignal | None, hooks: tuple[Hooks, ...]
     ) -> None:
-        self.name = name
+        self.name: str = name
         # Gives the object that the user holds, which writes this; weakly, for it holds the owner.
         self.face: Callable[[], Any] = _nobody
         self._asked_parent = parent
@@ -102,7 +102,7 @@ class Branch:
         self._own_hooks = hooks
         # Where it hangs; written once, by `enter`.
         self.parent: Branch | None = None
-        self.is_nested = False  # whether the backend cancels it along with its parent
+        self.is_nested: bool = False  # whether the backend cancels it along with its parent
         self.hooks: HookSet | None = None
         self._loop: object = None
         self._thread = 0  # 0: not entered, so every thread may touch it
@@ -115,7 +115,7 @@ class Branch:
         self.cancellation: Cancellation | None = None  # written once, by `_mark_cancelled`
         self._listeners: Listeners | None = None
         self._children: dict[Branch, None] = {}
-        self.works = Works()
+        self.works: Works = Works()
 
     # ------------------------------------------------------------------ what it is called
 
@@ -144,6 +144,10 @@ class Branch:
         """The task group, while it is open."""
         assert self._group is not None
         return self._group
+
+    def advance(self, phase: Phase) -> None:
+        """Go on to `phase`; the owner says when."""
+        self.phase = phase
 
     # ------------------------------------------------------------------ entering and leaving the tree
 

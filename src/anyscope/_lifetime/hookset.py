@@ -53,10 +53,10 @@ class HookSet:
 
     def __init__(self, inherited: HookSet | None, own: Iterable[Hooks]) -> None:
         hooks = tuple(own)
-        self.before = _calls(hooks, "before_task", "task_started")
-        self.after = _calls(hooks, "after_task", "task_ended")
-        self.cancelled = _calls(hooks, "on_cancel", "cancelled")
-        self.disposed = _calls(hooks, "on_dispose", "disposed")
+        self.before: tuple[HookCall, ...] = _calls(hooks, "before_task", "task_started")
+        self.after: tuple[HookCall, ...] = _calls(hooks, "after_task", "task_ended")
+        self.cancelled: tuple[HookCall, ...] = _calls(hooks, "on_cancel", "cancelled")
+        self.disposed: tuple[HookCall, ...] = _calls(hooks, "on_dispose", "disposed")
         if inherited is not None:
             self.before = inherited.before + self.before
             self.after = inherited.after + self.after

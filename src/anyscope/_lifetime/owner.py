@@ -102,15 +102,15 @@ class Owner(Branch):
         hooks: tuple[Hooks, ...] = (),
     ) -> None:
         super().__init__(name=name, parent=parent, signal=signal, hooks=hooks)
-        self.timeout = timeout
-        self.close_timeout = close_timeout
+        self.timeout: float | None = timeout
+        self.close_timeout: float | None = close_timeout
         # Whether the body or a task was really cut off by the cancellation; written by `explain_cut`.
         self._cut = False
         self._fatal: BaseException | None = None  # the first KeyboardInterrupt or the like
         self._reports: list[Report] = []
         # Who is asked at the end for errors that nobody looked at; features append.
         self.collectors: list[Callable[[], Iterable[Report]]] = []
-        self.dropped = 0  # errors that were counted but not kept; the collectors add to it
+        self.dropped: int = 0  # errors that were counted but not kept; the collectors add to it
         self._created = 0
         self._clean_ups: list[CleanUp] = []
         self._timer: anyio.TaskHandle[None] | None = None
@@ -224,10 +224,10 @@ class Owner(Branch):
         if raised is not None:
             self._cancel_after(body, foreign_cut=foreign_cut)
         if self._is_busy():
-            self.phase = "draining"
+            self.advance("draining")
             _ = self.spawn(Start(self._close), f"closer of {self.path}")
         else:
-            self.phase = "closing"  # the group is not left at once, and must take nothing new meanwhile
+            self.advance("closing")  # the group is not left at once, and must take nothing new meanwhile
             self._stop_timer()
         outside = await self._leave_group(None if foreign_cut else body.cut)
         while self._is_busy():
@@ -324,7 +324,7 @@ class Owner(Branch):
                 await self._bury_the_unborn()
             await self.works.until_no_live()
             self._stop_timer()
-            self.phase = "closing"
+            self.advance("closing")
             for daemon in list(self.works.daemons):
                 daemon.cancel("its scope has ended")
             await self.works.until_no_daemons()

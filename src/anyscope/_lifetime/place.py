@@ -33,9 +33,13 @@ class Place:
     __slots__ = ("below", "native", "owner")
 
     def __init__(self, owner: Branch, below: Place | None = None) -> None:
-        self.owner = owner
+        self.owner: Branch = owner
         self.native: object = None
-        self.below = below
+        self.below: Place | None = below
+
+    def end(self) -> None:
+        """Nothing runs here any more; the native task's context leads back here."""
+        self.native = None
 
     def is_genuine(self) -> bool:
         """Whether the running code really is in this place, and not in a copy of its context."""

@@ -58,7 +58,7 @@ class Listeners:
 
     def __init__(self) -> None:
         self._callbacks: dict[object, Callable[[object], object]] = {}
-        self.thread = 0
+        self.thread: int = 0
 
     def __len__(self) -> int:
         return len(self._callbacks)
