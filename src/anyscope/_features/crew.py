@@ -197,8 +197,6 @@ class Crew(Generic[T]):
         """Something other than a job raised: it leaves the call."""
         if isinstance(raised, Exception):
             self.halt(raised)
-        elif isinstance(raised, anyio.get_cancelled_exc_class()):
-            raise raised
         else:
             self.fatal = raised
             self.halt()
@@ -291,7 +289,7 @@ class Crew(Generic[T]):
             self.halt(error)
 
     async def _read(self, source: AsyncGenerator[Job[T], None]) -> None:
-        while not self.halted:
+        while True:  # `halt` cancels the group, and with it this
             await self._until_room()
             job = await anext(source, None)
             if job is None:

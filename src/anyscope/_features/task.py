@@ -323,7 +323,7 @@ class Task(Place, Generic[T_co]):
             if self._why is not None:
                 self._scope.cancel()  # stopped before it began
             return await self._attempt(coro)
-        return self._cut_off()
+        raise AssertionError("every cancellation has become a result")
 
     async def _attempt(self, coro: Coroutine[Any, Any, T_co]) -> Result[T_co]:
         try:
