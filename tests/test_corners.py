@@ -174,7 +174,7 @@ async def test_jobs_that_wait_on_behalf_of_one_task() -> None:
     async with scope(concurrency=1) as s:
 
         async def lead() -> object:
-            return await s.parallel([second.unwrap, third.unwrap])
+            return await s.parallel([second.unwrap, third.unwrap], concurrency=2)
 
         first = s.task(lead)
         second, third = s.task(ok, 2), s.task(ok, 3)
