@@ -857,14 +857,14 @@ async def test_cancelled_from_outside(limit: int | None) -> None:
 
     async def job() -> None:
         try:
-            await anyio.sleep(1)
+            await anyio.sleep(30)
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.sleep(0.003)
                 log.append("cleaned")
 
     async with scope() as s:
-        with anyio.move_on_after(0.003) as cut:
+        with anyio.move_on_after(0.05) as cut:
             await s.parallel([job] * 5, concurrency=limit)
         assert cut.cancelled_caught
         assert log == ["cleaned"] * (limit or 5)

@@ -546,7 +546,7 @@ async def test_a_task_that_waits_for_one_queued_task_after_another() -> None:
 
 
 @pytest.mark.virtual_time
-@pytest.mark.xfail(reason="documented in docs/tasks.md: a wait in a task group inside the task lends nothing", strict=True)
+@pytest.mark.xfail(reason="a wait in a task group inside the task lends nothing, see docs/tasks.md", strict=True)
 async def test_a_task_whose_own_task_group_waits_for_queued_tasks() -> None:
     """T8: `concurrency=1` cannot deadlock, also when the waiting is done by children of a plain group in the task."""
 

@@ -60,7 +60,7 @@ WATCHED = 64
 """Up to which job the workers look for a cancellation after each one, even if it did not suspend."""
 
 
-class InContext(Awaitable[T]):
+class InContext(Generic[T]):
     """The rest of a coroutine whose every step runs in `context`; the first one has been taken.
 
     Args:
@@ -236,8 +236,9 @@ class Crew(Generic[T]):
                 self._hire()
                 self._hire()
             outcome = self._first_step(job, index, base.copy())
-            suspended = isinstance(outcome, InContext)
+            suspended = False
             if isinstance(outcome, InContext):
+                suspended = True
                 outcome = await self._rest(outcome, index)
                 in_a_row, since = 0, now()
             if outcome is None:
