@@ -1,4 +1,8 @@
-"""`Scope`: the object that a user holds. Thin methods; the work is done on the floors below."""
+"""`Scope`: the object that a user holds. Thin methods; the work is done on the floors below.
+
+The longest module by far, and nearly all of it docstrings: one class is what a user looks things up in, so its methods
+stay together.
+"""
 
 from __future__ import annotations
 
