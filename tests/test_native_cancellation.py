@@ -738,3 +738,32 @@ async def test_a_cancelled_future_in_a_clean_up() -> None:
     ledger.check()
     (error,) = caught.value.exceptions
     assert str(error) == "scope app was cancelled (cancelled natively): clean-up close (#1) was cut off"
+
+
+@pytest.mark.virtual_time  # where a hang is told at once
+@pytest.mark.parametrize("after", range(6))
+async def test_a_slot_is_not_given_away_after_the_group_has_gone(after: int) -> None:
+    """S7, T8: the holder of the only slot is lost, then the exit's own tasks are hit: who queued gets an end too."""
+    queued: list[Task[Any]] = []
+    known: set[asyncio.Task[Any]] = set()
+
+    async def run() -> None:
+        async with scope(name="app", concurrency=1) as s:
+            await turns(2)
+            before = asyncio.all_tasks()
+            s.task(turns, 3)
+            queued.append(s.task(turns, 1))
+            (asyncio.all_tasks() - before).pop().cancel()
+            known.update(asyncio.all_tasks())
+
+    host = asyncio.create_task(run())
+    while not known:
+        await turns(1)
+    await turns(after)
+    for started in asyncio.all_tasks() - known:
+        started.cancel()
+    known.clear()
+    await asyncio.wait([host], timeout=30)
+    assert host.done(), "it hangs"
+    host.exception()
+    assert queued[0].done

@@ -1776,6 +1776,8 @@ async def test_a_failed_task_is_freed_without_the_collector(how: str) -> None:
             if how == "cancel":
                 task.cancel()
             if how == "result":
+                while not task.done:
+                    await anyio.lowlevel.checkpoint()
                 assert not task.result()
             else:
                 assert not await task

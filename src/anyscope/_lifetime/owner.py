@@ -350,7 +350,8 @@ class Owner(Branch):
             if not self.works.has_unborn:
                 return
             await checkpoint()
+        if self.cancellation is None and self.works.has_unborn:
+            # First, so that a slot that is given back now goes to no queued task.
+            self.crash(self._stray_cancellation(), -1, f"in {self.path}")
         for work in list(self.works):
             work.abandon_if_unborn()
-        if self.cancellation is None:
-            self.crash(self._stray_cancellation(), -1, f"in {self.path}")
