@@ -288,7 +288,7 @@ async def test_the_tree_while_closing() -> None:
         s.start_soon(hang, name="keeper", daemon=True)
     assert seen == [
         "scope app draining\n  task look (#1) running\n  task keeper (#2) running (daemon)\n  clean-up <lambda> (#0)",
-        "scope app closing",
+        "scope app closing\n  clean-up <lambda> (#0) closing",
     ]
 
 

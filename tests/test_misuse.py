@@ -31,6 +31,10 @@ from anyscope import (
     ScopeClosed,
     ScopeMisuse,
     ScopeTimeout,
+    ServiceCycle,
+    ServiceExists,
+    ServiceNotFound,
+    ServiceNotReady,
     Task,
     TaskCancelled,
     TaskNotDone,
@@ -620,6 +624,10 @@ SAMPLES: list[AnyscopeError] = [
     TaskCancelled(task="fetch (#1) of app", reason="enough"),
     TaskTimeout(task="fetch (#1) of app", limit=2.0),
     TaskNotDone(task="fetch (#1) of app"),
+    ServiceNotFound(key="Session", path="app", needed_by="service Repo of app", searched=(("app", ("Database",)),)),
+    ServiceNotReady(key="Session", path="app", state="building"),
+    ServiceExists(key="Session", path="app", state="ready", holders=("the body of app",)),
+    ServiceCycle(ring=("Session", "Repo", "Session"), path="app"),
 ]
 
 

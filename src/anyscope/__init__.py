@@ -4,14 +4,16 @@ The house. A module imports only from its own floor and from those below; a test
 
     floor 0  _vocabulary   errors, results, hooks, checks       knows nothing of event loops
     floor 1  _lifetime     signal, place, owner, closing        knows nothing of features
-    floor 2  _features     tasks, the parallel family           know an owner, never a Scope
-    floor 3  _face         Scope, scope(), current_scope()      thin methods
+    floor 2  _features     tasks, parallel family, services     know an owner, never a Scope
+    floor 3  _face         Scope, scope(), use() ...            thin methods
     floor 4  around it     __main__ and the census it takes
 """
 
+from ._face.providing import Provides as Provides
 from ._face.scope import Scope as Scope
 from ._face.scope import current_scope as current_scope
 from ._face.scope import scope as scope
+from ._face.scope import use as use
 from ._face.tree import ScopeStatistics as ScopeStatistics
 from ._features.as_completed import AsCompleted as AsCompleted
 from ._features.jobs import AsyncEach as AsyncEach
@@ -32,6 +34,10 @@ from ._vocabulary.errors import ScopeCancelled as ScopeCancelled
 from ._vocabulary.errors import ScopeClosed as ScopeClosed
 from ._vocabulary.errors import ScopeMisuse as ScopeMisuse
 from ._vocabulary.errors import ScopeTimeout as ScopeTimeout
+from ._vocabulary.errors import ServiceCycle as ServiceCycle
+from ._vocabulary.errors import ServiceExists as ServiceExists
+from ._vocabulary.errors import ServiceNotFound as ServiceNotFound
+from ._vocabulary.errors import ServiceNotReady as ServiceNotReady
 from ._vocabulary.errors import TaskCancelled as TaskCancelled
 from ._vocabulary.errors import TaskNotDone as TaskNotDone
 from ._vocabulary.errors import TaskTimeout as TaskTimeout
@@ -40,6 +46,8 @@ from ._vocabulary.hooks import Disposed as Disposed
 from ._vocabulary.hooks import Hooks as Hooks
 from ._vocabulary.hooks import TaskEnded as TaskEnded
 from ._vocabulary.hooks import TaskStarted as TaskStarted
+from ._vocabulary.keys import Key as Key
+from ._vocabulary.logging_hooks import LoggingHooks as LoggingHooks
 from ._vocabulary.results import Err as Err
 from ._vocabulary.results import Ok as Ok
 from ._vocabulary.results import Result as Result
@@ -60,9 +68,12 @@ __all__ = (
     "Err",
     "Failed",
     "Hooks",
+    "Key",
+    "LoggingHooks",
     "NoCurrentScope",
     "Ok",
     "Progress",
+    "Provides",
     "Result",
     "Scope",
     "ScopeCancelled",
@@ -70,6 +81,10 @@ __all__ = (
     "ScopeMisuse",
     "ScopeStatistics",
     "ScopeTimeout",
+    "ServiceCycle",
+    "ServiceExists",
+    "ServiceNotFound",
+    "ServiceNotReady",
     "Task",
     "TaskCancelled",
     "TaskEnded",
@@ -79,6 +94,7 @@ __all__ = (
     "current_scope",
     "each",
     "scope",
+    "use",
 )
 
 

@@ -7,24 +7,28 @@ stay together.
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from .._features import parallel, racing, starting
+from .._features import entering, parallel, racing, services, starting
 from .._features.as_completed import AsCompleted, as_completed
 from .._features.parallel import Aggregate, Plan, Progress
+from .._features.service import MISSING
 from .._features.tasks import Tasks
 from .._lifetime.branch import AMBIENT, Ambient
 from .._lifetime.hookset import as_hooks
 from .._lifetime.owner import Owner
 from .._lifetime.place import nearest_open
 from .._lifetime.signal import CancelSignal
-from .._vocabulary.errors import NoCurrentScope, reraise
+from .._vocabulary.errors import NoCurrentScope, ScopeCancelled, reraise
+from .._vocabulary.keys import Key, label_of
 from .._vocabulary.notes import is_group
 from .._vocabulary.options import check_count, check_name, check_seconds, name_of, require_callable
+from .providing import Providing
 from .tree import ScopeStatistics, draw, statistics_of, summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from types import TracebackType
 
     from typing_extensions import Self
@@ -35,19 +39,20 @@ if TYPE_CHECKING:
     from .._vocabulary.results import Result
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 
-class Scope:
+class Scope(Providing):
     """Owns everything that is started inside it; make one with `scope()`.
 
     When the block `async with scope() as s:` ends, all of it has ended, in the right order, and no error
     has been lost.
     """
 
-    __slots__ = ("__weakref__", "_concurrency", "_owner", "_tasks")
+    __slots__ = ("__weakref__", "_concurrency", "_tasks")
 
     def __init__(self, owner: Owner, concurrency: int | None) -> None:
-        self._owner = owner
+        super().__init__(owner)
         self._concurrency = concurrency
         self._tasks: Tasks | None = None
         owner.face = weakref.ref(self)
@@ -56,7 +61,18 @@ class Scope:
 
     async def __aenter__(self) -> Self:
         await self._owner.enter()
+        if self._owner.services is not None:
+            await self._begin_services(self._owner.services)
         return self
+
+    async def _begin_services(self, table: services.Services) -> None:
+        """Make what is eager; where that fails, close what there is and leave."""
+        try:
+            await table.begin()
+        except BaseException as error:
+            if not await self.__aexit__(type(error), error, error.__traceback__):  # noqa: ASYNC102  as in __aexit__
+                raise
+            raise ScopeCancelled(path=self.path, action="entering it", reason=self.cancel_reason) from None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -522,6 +538,53 @@ class Scope:
 
     # ------------------------------------------------------------------ lifetimes
 
+    @overload
+    async def enter(self, manager: AbstractAsyncContextManager[T], /) -> T: ...
+    @overload
+    async def enter(self, manager: AbstractContextManager[T], /) -> T: ...
+    async def enter(self, manager: Any, /) -> Any:
+        """Enter a context manager for the life of the scope.
+
+        It is entered and left in one task of its own, so it may hold task groups and cancel scopes; it is
+        left in its turn among the clean-ups, last entered first, shielded, for at most `close_timeout`
+        seconds. It sees the error that ends the scope, or a `ScopeCancelled`, but cannot stop it. Should it
+        end by itself before, for instance because a task of its own crashed, then that cancels the scope.
+
+        When the caller is cancelled, entering it is.
+
+        Args:
+            manager: An async or a plain context manager.
+
+        Returns:
+            What its `__aenter__` or `__enter__` gives.
+
+        Raises:
+            TypeError: It is no context manager.
+            Exception: What entering it raised.
+            ScopeCancelled: The scope was cancelled meanwhile, and the caller is a task that it does not own.
+            ScopeClosed: The scope has closed.
+            ScopeMisuse: Before entry, or from another thread.
+
+        Example:
+            >>> import anyio
+            >>> from contextlib import asynccontextmanager
+            >>> from anyscope import scope
+            >>> @asynccontextmanager
+            ... async def server():
+            ...     async with anyio.create_task_group() as group:
+            ...         group.start_soon(anyio.sleep_forever)
+            ...         yield "serving"
+            ...         group.cancel_scope.cancel()
+            ...     print("stopped")
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.enter(server()))
+            >>> anyio.run(main)
+            serving
+            stopped
+        """
+        return await entering.enter(self._owner, manager)
+
     def on_exit(self, fn: Callable[..., object], *args: Any) -> None:
         """Register a clean-up: `fn(*args)` runs when the scope closes, last registered first.
 
@@ -628,6 +691,46 @@ def current_scope() -> Scope:
     if found is None:
         raise NoCurrentScope(action="current_scope()")
     return found
+
+
+@overload
+async def use(key: type[T] | Key[T], /) -> T: ...
+@overload
+async def use(key: type[T] | Key[T], default: D, /) -> T | D: ...
+@overload
+async def use(key: str, default: object = ..., /) -> Any: ...
+async def use(key: type[Any] | Key[Any] | str, default: Any = MISSING, /) -> Any:
+    """Give a service of the current scope; see `Scope.use`.
+
+    In a factory and in a clean-up that is the scope that they belong to.
+
+    Args:
+        key: What it was provided as.
+        default: What to give where no scope provides it; by default that is an error.
+
+    Raises:
+        NoCurrentScope: No scope is open here; also where a default is given.
+        ServiceNotFound: No scope provides it.
+        ServiceCycle: Its factory needs the service itself.
+        Exception: What its factory raised.
+        ScopeCancelled: As for `Scope.use`.
+        ScopeClosed: As for `Scope.use`.
+        TypeError: The key is no key.
+
+    Example:
+        >>> import anyio
+        >>> from anyscope import scope, use
+        >>> async def main():
+        ...     async with scope().provide_value("greeting", "hello"):
+        ...         print(await use("greeting"))
+        >>> anyio.run(main)
+        hello
+    """
+    owner = nearest_open(closing_too=True)
+    if not isinstance(owner, Owner):
+        raise NoCurrentScope(action=f"use({label_of(key)})")
+    value = services.instant(owner, key)
+    return await services.use(owner, key, default) if value is MISSING else value
 
 
 def _as_owner(parent: object) -> Owner | None:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._features.task import Task
+from .._lifetime.opening import Opening
 from .._lifetime.owner import Owner
 from .._vocabulary.errors import because
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .._features.service import Service
     from .._features.tasks import Tasks
 
 
@@ -30,7 +32,8 @@ class ScopeStatistics:
         cancelled: Tasks that were cancelled.
         unobserved: Failed tasks whose error nobody has looked at.
         children: Child scopes that are open.
-        clean_ups: Clean-ups that have not run yet.
+        services: Services of this scope that have been made and not closed.
+        clean_ups: Clean-ups that have not run yet, the closing of services included.
         hook_failures: How often hooks have raised, those of the parents included.
     """
 
@@ -41,6 +44,7 @@ class ScopeStatistics:
     cancelled: int
     unobserved: int
     children: int
+    services: int
     clean_ups: int
     hook_failures: int
 
@@ -49,14 +53,16 @@ def statistics_of(owner: Owner, tasks: Tasks | None) -> ScopeStatistics:
     """Count now."""
     queued = len(tasks.slots.queued) if tasks is not None and tasks.slots is not None else 0
     children = sum(1 for _ in owner.children)
+    not_running = queued + sum(isinstance(work, (Owner, Opening)) for work in owner.works.live)
     return ScopeStatistics(
-        running=len(owner.works.live) + len(owner.works.daemons) - queued - children,
+        running=len(owner.works.live) + len(owner.works.daemons) - not_running,
         queued=queued,
         succeeded=tasks.succeeded if tasks else 0,
         failed=tasks.failed if tasks else 0,
         cancelled=tasks.cancelled if tasks else 0,
         unobserved=tasks.unobserved if tasks else 0,
         children=children,
+        services=sum(1 for service in owner.services or () if service.state == "ready"),
         clean_ups=len(owner.clean_ups),
         hook_failures=owner.hooks.failures if owner.hooks else 0,
     )
@@ -90,10 +96,26 @@ def _lines(owner: Owner) -> Iterator[str]:
             if isinstance(work, Task):
                 kind = "" if work.kind == "task" else f" ({work.kind})"
                 yield f"{indent}  task {work.label} {work.status}{kind}"
+            elif isinstance(work, Opening):
+                yield from (f"{indent}  entering {work.label}" for _ in range(work.kind == "entered"))
             elif not isinstance(work, Owner):
                 yield f"{indent}  call {work.label}"
-        yield from (f"{indent}  clean-up {step}" for step in reversed(current.clean_ups))
+        yield from (f"{indent}  {line}" for line in (*_services(current), *_to_close(current)))
         stack.extend((depth + 1, child) for child in reversed(list(current.children)))
+
+
+def _services(owner: Owner) -> Iterator[str]:
+    service: Service
+    for service in owner.services or ():
+        waiting = f", {service.waiters} waiting" if service.waiters else ""
+        yield f"service {service.label} {service.state}{waiting}"
+
+
+def _to_close(owner: Owner) -> Iterator[str]:
+    """What is being closed, and then what will be, in this order; services have a line of their own."""
+    if owner.closing is not None and owner.closing.kind != "service":
+        yield f"{owner.closing.kind} {owner.closing} closing"
+    yield from (f"{step.kind} {step}" for step in reversed(owner.clean_ups) if step.kind != "service")
 
 
 def _cancellation(owner: Owner) -> str:

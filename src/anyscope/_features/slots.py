@@ -14,6 +14,9 @@ before the lender goes on. So at most n tasks are running, not counting those th
 A lender that is cancelled does not wait for its slot: its clean-up runs beside the borrower, for as long
 as that takes. The alternative, a cancellation that waits for somebody else's work, is worse.
 
+A task that a factory of a service starts while it builds takes no slot: whoever waits for the service may hold
+the last one.
+
 Invariant: `len(holders) <= limit`, and while a task is queued, `len(holders) == limit`.
 """
 

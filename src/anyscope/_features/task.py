@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, Typ
 import anyio
 
 from .._lifetime.ending import sort_out
+from .._lifetime.opening import is_part_of_opening
 from .._lifetime.place import Place, beneath, here, stand_in
 from .._lifetime.start import Start
 from .._vocabulary.errors import ScopeMisuse, TaskCancelled, TaskNotDone
@@ -125,6 +126,16 @@ class Task(Place, Generic[T_co]):
     def full_label(self) -> str:
         """Its name, index and scope, such as `fetch (#3) of app`."""
         return f"{self.label} of {self.owner.path}"
+
+    @property
+    def who(self) -> str:
+        """How messages speak of it, such as `task fetch (#3) of app`."""
+        return f"task {self.full_label}"
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the scope ends it when it closes, as it does a daemon."""
+        return self.kind == "daemon"
 
     @property
     def scope(self) -> Any:
@@ -267,7 +278,7 @@ class Task(Place, Generic[T_co]):
             owner.works.join_daemon(self)
         else:
             owner.works.join(self)
-        if slots is None or self.kind == "daemon":
+        if slots is None or self.kind == "daemon" or is_part_of_opening():
             self.begin()
         else:
             self._context = copy_context()

@@ -22,7 +22,7 @@ from .._vocabulary.hooks import CancelKind, Cancelled, Hooks
 from .._vocabulary.options import name_of
 from .backend import running_loop
 from .hookset import HookSet
-from .place import HERE, Place, beneath, here, is_inside, nearest_open, stand_in
+from .place import HERE, Place, beneath, here, is_inside, is_kept_by, nearest_open, stand_in
 from .signal import CancelSignal, Listeners, wrong_thread
 from .works import Works
 
@@ -84,10 +84,12 @@ class Branch:
         "cancellation",
         "face",
         "hooks",
+        "is_kept",
         "is_nested",
         "name",
         "parent",
         "phase",
+        "services",
         "works",
     )
 
@@ -103,6 +105,7 @@ class Branch:
         # Where it hangs; written once, by `enter`.
         self.parent: Branch | None = None
         self.is_nested: bool = False  # whether the backend cancels it along with its parent
+        self.is_kept: bool = False  # whether it ends with a daemon or a service of the parent, see Place.is_kept
         self.hooks: HookSet | None = None
         self._loop: object = None
         self._thread = 0  # 0: not entered, so every thread may touch it
@@ -116,6 +119,8 @@ class Branch:
         self._listeners: Listeners | None = None
         self._children: dict[Branch, None] = {}
         self.works: Works = Works()
+        # The table of services, or None; written and looked into by that feature alone.
+        self.services: Any = None
 
     # ------------------------------------------------------------------ what it is called
 
@@ -157,6 +162,7 @@ class Branch:
         self.parent = parent
         if parent is not None:
             self.is_nested = is_inside(parent)
+            self.is_kept = is_kept_by(parent)
             self.hooks = parent.hooks
         if self._own_hooks:
             self.hooks = HookSet(self.hooks, self._own_hooks)
@@ -194,9 +200,14 @@ class Branch:
             self._unlisten = self._signal.on_cancel(lambda reason: self.cancel(reason, kind="signal"))
 
     def adopt(self, child: Branch) -> None:
-        """Take `child` in: wait for it, and hand cancellation down to it."""
-        self.works.join(child)
+        """Take `child` in: wait for it, and hand cancellation down to it.
+
+        Not where it belongs to something that this scope itself ends at last, shielded until then.
+        """
         self._children[child] = None
+        if child.is_kept:
+            return
+        self.works.join(child)
         if self.cancellation is not None:
             child.cancel(self.cancellation.reason, kind="parent")
 
@@ -209,6 +220,7 @@ class Branch:
         """Let go of everything, so that a context copy that still points here keeps little alive."""
         self.phase = "closed"
         self._group = None
+        self.services = None
         if self._unlisten is not None:
             self._unlisten()
         if self.parent is not None:
@@ -227,9 +239,10 @@ class Branch:
 
     # ------------------------------------------------------------------ who may call what
 
-    def is_open_here(self) -> bool:
-        """Whether it is the running loop's, and still takes new work."""
-        return self.phase in ("open", "draining") and self._loop is running_loop()
+    def is_open_here(self, *, closing_too: bool = False) -> bool:
+        """Whether it is the running loop's, and still takes new work, or at least has not closed."""
+        phases = ("open", "draining", "closing") if closing_too else ("open", "draining")
+        return self.phase in phases and self._loop is running_loop()
 
     def require_open(self, call: str, subject: object = None, *, closing_too: bool = False) -> None:
         """Refuse `call(subject)` from a foreign thread, before entry and after the end."""
@@ -302,7 +315,8 @@ class Branch:
             branch, why = waiting.pop()
             if branch.cancellation is None and branch.phase not in ("closing", "closed"):
                 branch._mark_cancelled(Cancellation(why, reason))  # noqa: SLF001  another one of this class
-                waiting.extend((child, "parent") for child in reversed(list(branch.children)))
+                heirs = [child for child in branch.children if not child.is_kept]
+                waiting.extend((child, "parent") for child in reversed(heirs))
 
     def _mark_cancelled(self, cancellation: Cancellation) -> None:
         self.cancellation = cancellation

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from .._vocabulary.errors import ScopeCancelled
-from .place import HERE, Place, beneath, here, is_inside, stand_in
+from .place import HERE, Place, beneath, here, is_inside, is_kept_by, stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,8 @@ class Call:
 
     def __enter__(self) -> Self:
         owner = self.owner
-        owner.works.join(self)
+        if not is_kept_by(owner):
+            owner.works.join(self)
         if not is_inside(owner):
             self._enter_scope()
         self._former = HERE.get()

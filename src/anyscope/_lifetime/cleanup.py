@@ -15,6 +15,12 @@ from .ending import sort_out
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .._vocabulary.hooks import DisposalKind
+
+
+def _nothing() -> None:
+    """Nobody cares."""
+
 
 @dataclass(frozen=True, slots=True)
 class CleanUp:
@@ -25,15 +31,20 @@ class CleanUp:
         label: What is closed, by name.
         function: A plain or async function.
         args: Its positional arguments.
+        kind: What kind of thing is closed.
+        subject: The thing, for whoever shows it.
     """
 
     index: int
     label: str
     function: Callable[..., object]
     args: tuple[Any, ...]
+    kind: DisposalKind = "clean-up"
+    subject: object = None
 
     def __str__(self) -> str:
-        return f"{self.label} (#{self.index})"
+        label = f"service {self.label}" if self.kind == "service" else self.label
+        return f"{label} (#{self.index})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +56,14 @@ class CleanUpEnd:
     fatal: BaseException | None = None
 
 
-async def run_clean_up(step: CleanUp, *, path: str, bound: float | None) -> CleanUpEnd:
+async def run_clean_up(
+    step: CleanUp, *, path: str, bound: float | None, on_wait: Callable[[], object] = _nothing
+) -> CleanUpEnd:
     """Run `step` for at most `bound` seconds, whatever is cancelled around it.
 
-    The caller runs this in a task of its own, because on asyncio a native `Task.cancel()` goes through
-    any shield: there it can only hit the step that runs, and the next one runs all the same.
+    `on_wait` is called when the step turns out to be more than a plain call. The caller runs this in a task of
+    its own, because on asyncio a native `Task.cancel()` goes through any shield: there it can only hit the step
+    that runs, and the next one runs all the same.
     """
     began = anyio.current_time()
     raised: BaseException | None = None
@@ -58,6 +72,7 @@ async def run_clean_up(step: CleanUp, *, path: str, bound: float | None) -> Clea
         with limit:
             made = step.function(*step.args)
             if inspect.isawaitable(made):
+                on_wait()
                 await made
     except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
         raised = error

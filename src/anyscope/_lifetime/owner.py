@@ -17,6 +17,10 @@ survives being cancelled over and over, by scopes and natively; and a native `Ta
 which goes through any shield, does not reach the clean-up. A scope with nothing to wait for and nothing to
 close does not start it, and costs little more than its group.
 
+Daemons and open context managers end only when the closer tells them to, and the group waits for them. So a
+closer that was cancelled natively before its first step must not go unnoticed: the host sees it begin before
+it waits. Hit later, the closer goes on where it was.
+
 Rejected
     * Clean-up in the host under a shield: cut short by a native cancel (measured, 3 of 7 runs).
     * A second group for daemons, or one opened on demand: the first doubles the cost of every scope, the
@@ -32,12 +36,13 @@ that into an error, and `_bury_the_unborn` gives the child its end.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from .._vocabulary.errors import ScopeCancelled, ScopeMisuse, ScopeTimeout
 from .._vocabulary.hooks import Disposed, Hooks
@@ -52,7 +57,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
     from contextvars import Context
 
+    from .._vocabulary.hooks import DisposalKind
     from .signal import CancelSignal
+
+logger = logging.getLogger("anyscope")
 
 MISNESTING_ADVICE = (
     "A scope belongs to the task that entered it. The usual causes: a `yield` inside the block in an async\n"
@@ -80,12 +88,17 @@ class Owner(Branch):
     __slots__ = (
         "__weakref__",
         "_clean_ups",
+        "_closer_began",
         "_created",
         "_cut",
+        "_deadline",
         "_fatal",
         "_reports",
+        "_step_began",
         "_timer",
+        "_watcher",
         "close_timeout",
+        "closing",
         "collectors",
         "dropped",
         "timeout",
@@ -114,6 +127,12 @@ class Owner(Branch):
         self._created = 0
         self._clean_ups: list[CleanUp] = []
         self._timer: anyio.TaskHandle[None] | None = None
+        self._deadline = math.inf  # written by `_start_timer`
+        # The closer alone writes these: whether one has begun, and the step that it is at, since when.
+        self._closer_began = False
+        self.closing: CleanUp | None = None
+        self._step_began = 0.0
+        self._watcher: anyio.CancelScope | None = None  # of the task that looks for slow steps, once one waits
 
     # ------------------------------------------------------------------ work
 
@@ -134,9 +153,16 @@ class Owner(Branch):
         """Start a child of the task group."""
         return self.group.create_task(coro, name=name, context=context)
 
-    def push(self, label: str, function: Callable[..., object], args: tuple[Any, ...]) -> None:
+    def push(
+        self,
+        label: str,
+        function: Callable[..., object],
+        args: tuple[Any, ...] = (),
+        kind: DisposalKind = "clean-up",
+        subject: object = None,
+    ) -> None:
         """Register a clean-up step."""
-        self._clean_ups.append(CleanUp(self.next_index(), label, function, args))
+        self._clean_ups.append(CleanUp(self.next_index(), label, function, args, kind, subject))
 
     @property
     def clean_ups(self) -> tuple[CleanUp, ...]:
@@ -146,6 +172,7 @@ class Owner(Branch):
     # ------------------------------------------------------------------ the deadline
 
     def _start_timer(self, timeout: float) -> None:
+        self._deadline = anyio.current_time() + timeout
         if timeout == 0:
             self._expire(timeout)
         else:
@@ -185,6 +212,19 @@ class Owner(Branch):
         self._fatal = self._fatal or fatal
         self.cancel(fatal, kind="error")
 
+    @property
+    def departure(self) -> Exception | None:
+        """What a context manager that is left now gets to see: why the scope ends early, if it does.
+
+        The error itself; or a report of a cancellation, for a transaction must not commit then.
+        """
+        if self.cancellation is None:
+            return None
+        kind, reason = self.cancellation.kind, self.cancellation.reason
+        if kind in ("error", "deadline") and isinstance(reason, Exception):
+            return reason
+        return ScopeCancelled(path=self.path, action="everything in it", reason=reason)
+
     def explain_cut(self) -> Cancellation | None:
         """Called by who was just cancelled without an order of its own: whose cancellation it was.
 
@@ -223,13 +263,14 @@ class Owner(Branch):
         foreign_cut = body.cut is not None and anyio.current_effective_deadline() != -math.inf
         if raised is not None:
             self._cancel_after(body, foreign_cut=foreign_cut)
+        native: BaseException | None = None
         if self._is_busy():
             self.advance("draining")
-            _ = self.spawn(Start(self._close), f"closer of {self.path}")
+            native = await self._start_closer()
         else:
             self.advance("closing")  # the group is not left at once, and must take nothing new meanwhile
             self._stop_timer()
-        outside = await self._leave_group(None if foreign_cut else body.cut)
+        outside = await self._leave_group(None if foreign_cut else body.cut) or native
         while self._is_busy():
             outside = await self._close_again() or outside
         if outside is None and self.cancellation is not None and not foreign_cut:
@@ -238,6 +279,27 @@ class Owner(Branch):
         leaving = self._leaving(body, body.cut if foreign_cut else outside)
         self.collectors.clear()
         return leaving
+
+    async def _start_closer(self) -> BaseException | None:
+        """Start the closer, and where something ends by its word alone, see it begin.
+
+        Returns:
+            A native cancellation of the host in the meantime.
+        """
+        native: BaseException | None = None
+        turns = 0
+        while not self._closer_began:
+            if turns % TURNS == 0:
+                _ = self.spawn(Start(self._close), f"closer of {self.path}")
+            if not self.works.daemons and not self._clean_ups:
+                break  # without it the group is left too, and `_close_again` does the rest
+            turns += 1
+            try:
+                await cancel_shielded_checkpoint()
+            except anyio.get_cancelled_exc_class() as cut:  # noqa: ASYNC103  raised when everything is closed
+                native = cut
+                self.cancel("cancelled natively", kind="outside")
+        return native
 
     async def _outside(self) -> BaseException | None:
         """The cancellation of an outer scope, if there is one, that the group did not pass on.
@@ -313,32 +375,84 @@ class Owner(Branch):
 
     async def _close(self, *, again: bool = False) -> None:
         """Wait for the work, stop the daemons, run the clean-ups; in a child task, see the top."""
+        if self._closer_began and not again:
+            return
+        self._closer_began = True
         stand_in(Place(self))
+        cancelled = anyio.get_cancelled_exc_class()  # noqa: ASYNC118  used at once
         if not again:
-            with suppress(anyio.get_cancelled_exc_class()):
-                await self.works.until_no_live()
+            with suppress(cancelled):
+                await self._until_no_live(self._deadline - anyio.current_time())
         # The shield comes only now, so that a cancellation of the group has been noticed.
         is_cancelled = again or anyio.current_effective_deadline() == -math.inf
         with anyio.CancelScope(shield=True):
-            if is_cancelled:
-                await self._bury_the_unborn()
+            while True:
+                with suppress(cancelled):  # natively: go on where it was
+                    await self._close_shielded(is_cancelled=is_cancelled)
+                    break
+
+    async def _close_shielded(self, *, is_cancelled: bool) -> None:
+        if is_cancelled:
+            await self._bury_the_unborn()
+        await self._until_no_live(math.inf if self.close_timeout is None else self.close_timeout)
+        self._stop_timer()
+        self.advance("closing")
+        for daemon in list(self.works.daemons):
+            daemon.cancel("its scope has ended")
+        await self.works.until_no_daemons()
+        while self._clean_ups:
+            await self._clean_up(self._clean_ups.pop())
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def _until_no_live(self, bound: float) -> None:
+        """Wait for the work; tell once if that takes more than half of `bound`, which is not enforced here."""
+        if not self.works.live or bound == math.inf:
             await self.works.until_no_live()
-            self._stop_timer()
-            self.advance("closing")
-            for daemon in list(self.works.daemons):
-                daemon.cancel("its scope has ended")
-            await self.works.until_no_daemons()
-            while self._clean_ups:
-                await self._clean_up(self._clean_ups.pop())
+            return
+        with anyio.move_on_after(bound / 2):
+            await self.works.until_no_live()
+            return
+        self._warn(f"has waited for {len(self.works.live)} to end", bound)
+        await self.works.until_no_live()
 
     async def _clean_up(self, step: CleanUp) -> None:
         path = self.path
-        end = await run_clean_up(step, path=path, bound=self.close_timeout)
+        self.closing = step
+        end = await run_clean_up(step, path=path, bound=self.close_timeout, on_wait=self._watch)
+        self.closing = None
         if end.error is not None:
             self._reports.append(Report((1, len(self._reports)), end.error, f"in clean-up {step} of {path}"))
         self._fatal = self._fatal or end.fatal
         if self.hooks is not None:
-            self.hooks.tell_disposed(Disposed(path, step.index, step.label, end.duration, end.error or end.fatal))
+            error = end.error or end.fatal
+            self.hooks.tell_disposed(Disposed(path, step.index, step.label, end.duration, error, step.kind))
+
+    # ------------------------------------------------------------------ telling that closing is slow
+
+    def _watch(self) -> None:
+        """A step waits: have somebody look whether it waits for long."""
+        self._step_began = anyio.current_time()
+        if self._watcher is None and self.close_timeout is not None:
+            self._watcher = anyio.CancelScope(shield=True)
+            watch = functools.partial(self._look_for_slow_steps, self.close_timeout)
+            _ = self.spawn(Start(watch), f"watcher of {self.path}")
+
+    async def _look_for_slow_steps(self, bound: float) -> None:
+        assert self._watcher is not None
+        with self._watcher:
+            while True:
+                step = self.closing
+                await anyio.sleep_until(self._step_began + bound / 2)
+                if self.closing is step:
+                    self._warn(f"is still at clean-up {step}", bound)
+                while self.closing is step:  # noqa: ASYNC110  an Event for each step would cost more than this
+                    await anyio.sleep(bound / 2)
+
+    def _warn(self, what: str, bound: float) -> None:
+        face = self.face()
+        tree = "" if face is None else f"\n{face.tree()}"
+        logger.warning("scope %s %s for more than half of %g s%s", self.path, what, bound, tree)
 
     async def _bury_the_unborn(self) -> None:
         """End the handles of children that were cancelled natively before their first step.

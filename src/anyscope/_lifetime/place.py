@@ -37,6 +37,20 @@ class Place:
         self.native: object = None
         self.below: Place | None = below
 
+    @property
+    def who(self) -> str:
+        """Who runs here, for messages: the body of a scope, a task, or what is being opened."""
+        return f"the body of {self.owner.path}"
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the scope itself ends it when it closes: a daemon, or what is kept open until then.
+
+        A closing scope does not wait for what such a place does in it, a child scope for instance: it would
+        wait for ever.
+        """
+        return False
+
     def end(self) -> None:
         """Nothing runs here any more; the native task's context leads back here."""
         self.native = None
@@ -80,17 +94,29 @@ def here() -> Place | None:
 
 def beneath(place: Place | None) -> Place | None:
     """The task at the bottom of `place`: itself, where it has nothing below."""
-    if place is None or place.below is None:  # a task refuses to be asked whether it is true
-        return place
-    return place.below
+    return None if place is None else bottom_of(place)
 
 
-def nearest_open() -> Branch | None:
-    """The owner of the innermost scope of this context and loop that is still open."""
+def bottom_of(place: Place) -> Place:
+    """What `place` runs on behalf of, be the running code really in it or in a copy of its context."""
+    return place if place.below is None else place.below
+
+
+def is_kept_by(owner: Branch) -> bool:
+    """Whether the running code belongs to something that `owner` itself ends when it closes."""
+    place = HERE.get()
+    if place is None:
+        return False
+    bottom = bottom_of(place)
+    return bottom.is_kept and bottom.owner is owner
+
+
+def nearest_open(*, closing_too: bool = False) -> Branch | None:
+    """The owner of the innermost scope of this context and loop that is still open, or closing."""
     place = HERE.get()
     if place is None:
         return None
     owner: Branch | None = place.owner
-    while owner is not None and not owner.is_open_here():
+    while owner is not None and not owner.is_open_here(closing_too=closing_too):
         owner = owner.parent
     return owner

@@ -12,6 +12,10 @@ The tree, held to the classes by a test:
       TaskCancelled
       TaskTimeout (TimeoutError)
       TaskNotDone
+      ServiceNotFound (LookupError)
+      ServiceNotReady
+      ServiceExists
+      ServiceCycle
 
 Each carries typed attributes and builds its text from them, so that a program never has to parse a
 message. Wrong types and wrong values of options are Python's own `TypeError` and `ValueError`.
@@ -22,6 +26,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 _LONGEST = 200  # characters of a reason that are shown
+_MOST = 20  # keys of one scope that are shown
 
 
 def _revive(cls: type[AnyscopeError], args: tuple[Any, ...], state: dict[str, Any]) -> AnyscopeError:
@@ -194,6 +199,107 @@ class TaskNotDone(AnyscopeError):
         super().__init__(f"task {task} has not finished yet\nWrite `await task` to wait for its result.")
 
 
+class ServiceNotFound(AnyscopeError, LookupError):
+    """No scope of the chain provides the service.
+
+    Attributes:
+        key: The key that was asked for, as text.
+        path: The path of the scope that was asked.
+        needed_by: The service whose factory asked, such as `service Repo of app`; empty where other code did.
+        searched: The scopes that were searched, innermost first: pairs of the path and what is provided there.
+        hints: What may have been meant, a sentence each.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: str,
+        path: str,
+        needed_by: str = "",
+        searched: tuple[tuple[str, tuple[str, ...]], ...] = (),
+        hints: tuple[str, ...] = (),
+    ) -> None:
+        self.key = key
+        self.path = path
+        self.needed_by = needed_by
+        self.searched = searched
+        self.hints = hints
+        needed = f", needed by {needed_by}" if needed_by else ""
+        lines = [
+            f"no service {key} in {path}{needed}",
+            *(f"  {where} provides {_listed(keys)}" for where, keys in searched),
+            *hints,
+            f"Provide it in the scope that is to own it: s.provide({key}, factory)",
+        ]
+        super().__init__("\n".join(lines))
+
+
+class ServiceNotReady(AnyscopeError):
+    """`use_nowait()` was asked for a service that has not been created yet.
+
+    Attributes:
+        key: The key, as text.
+        path: The path of the scope that provides it.
+        state: `declared` or `building`.
+    """
+
+    def __init__(self, *, key: str, path: str, state: str) -> None:
+        self.key = key
+        self.path = path
+        self.state = state
+        problem = "is still being created" if state == "building" else "has not been created yet"
+        super().__init__(
+            f"service {key} of {path} {problem}\n"
+            f"Right: await s.use({key}), or provide it with eager=True to have it from the start."
+        )
+
+
+class ServiceExists(AnyscopeError):
+    """A key was provided a second time in one scope, or replaced after its first use.
+
+    Attributes:
+        key: The key, as text.
+        path: The path of the scope that provides it.
+        state: How far the service is that stands in the way: `declared`, `building`, `ready` or `closed`.
+        holders: Who has it, as far as known: the first few users.
+    """
+
+    def __init__(self, *, key: str, path: str, state: str, holders: tuple[str, ...] = ()) -> None:
+        self.key = key
+        self.path = path
+        self.state = state
+        self.holders = holders
+        if state == "declared":
+            problem = "is already provided there"
+            remedy = f"To replace it before its first use: s.provide({key}, factory, replace=True)"
+        else:
+            held = f", and held by {', '.join(holders)}" if holders else ""
+            problem = f"has already been created ({state}){held}"
+            remedy = "Replace a service before its first use; or shadow it in a child scope, for that one alone."
+        super().__init__(f"service {key} of {path} {problem}\n{remedy}")
+
+
+class ServiceCycle(AnyscopeError):
+    """Services need one another, so that none of them could ever be created.
+
+    Attributes:
+        ring: What waits for what, as text; the last is the first again.
+        path: The path of the scope in which the ring was closed.
+    """
+
+    def __init__(self, *, ring: tuple[str, ...], path: str) -> None:
+        self.ring = ring
+        self.path = path
+        if len(ring) == 2:
+            remedy = (
+                f"The factory of {ring[0]} asks for {ring[0]} itself. To build on the one of the scope above: "
+                "await current_scope().parent.use(...)"
+            )
+        else:
+            remedy = "Let one of them ask for the other when it is first needed, not in its factory."
+        super().__init__(f"services of {path} wait for one another: {' -> '.join(ring)}\n{remedy}")
+
+
 def because(reason: object) -> str:
     """The tail of a sentence that gives a reason: its text, or the type and text of an error."""
     if reason is None:
@@ -202,6 +308,11 @@ def because(reason: object) -> str:
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}..."
     return f" ({type(reason).__name__}: {text})" if isinstance(reason, BaseException) else f" ({text})"
+
+
+def _listed(keys: tuple[str, ...]) -> str:
+    shown = ", ".join(keys[:_MOST]) or "nothing"
+    return f"{shown} and {len(keys) - _MOST} more" if len(keys) > _MOST else shown
 
 
 def _still_running(running: tuple[str, ...]) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 TaskKind: TypeAlias = Literal["task", "run", "job", "start_soon", "start", "daemon"]
 Outcome: TypeAlias = Literal["ok", "error", "cancelled"]
+DisposalKind: TypeAlias = Literal["clean-up", "entered", "service"]
 CancelKind: TypeAlias = Literal["cancel", "deadline", "error", "parent", "signal", "outside"]
 
 
@@ -93,9 +94,10 @@ class Disposed:
     Attributes:
         path: The path of the scope.
         index: Its number in the scope in order of creation, counted from 0.
-        label: What was closed, by name.
+        label: What was closed, by name; a service by its key.
         duration: Seconds that closing took.
         error: What closing raised, or `None`.
+        kind: `clean-up` for a function given to `on_exit`, `entered` for a context manager, or `service`.
     """
 
     path: str
@@ -103,6 +105,7 @@ class Disposed:
     label: str
     duration: float
     error: BaseException | None
+    kind: DisposalKind = "clean-up"
 
 
 class Hooks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,6 +49,14 @@ def chain_lost(leaving: BaseException, lost: BaseException) -> None:
         last = last.__context__
     if last is not lost:
         last.__context__ = lost
+
+
+def without(error: BaseException, known: BaseException | None) -> BaseException | None:
+    """What is left of `error`, perhaps a group, when the exception object `known` is taken out."""
+    if known is None or not isinstance(error, BaseExceptionGroup):
+        return None if error is known else error
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    return group.split(lambda each: each is known)[1]
 
 
 def is_group(error: BaseException) -> bool:

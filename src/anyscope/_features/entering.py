@@ -1,0 +1,40 @@
+"""`s.enter`: a context manager for the life of the scope."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from .._lifetime.opening import Opening
+from .recipes import as_manager, title_of
+
+if TYPE_CHECKING:
+    from .._lifetime.owner import Owner
+
+
+async def enter(owner: Owner, manager: object) -> Any:
+    """`s.enter`: a context manager for the life of the scope, in a task of its own."""
+    usable = as_manager(manager)
+    if usable is None:
+        raise _not_to_be_entered(manager)
+    owner.require_open("enter", manager)
+    title = title_of(manager)
+    opening: Opening[Any] = Opening(
+        owner,
+        title,
+        title,
+        kind="entered",
+        manager=usable,
+        opened=lambda _: owner.push(title, opening.leave, kind="entered"),
+    )
+    opening.launch()
+    await opening.until_done()
+    return opening.result()
+
+
+def _not_to_be_entered(value: object) -> TypeError:
+    if inspect.isawaitable(value) and inspect.iscoroutine(value):
+        value.close()
+    name = getattr(value, "__qualname__", type(value).__qualname__).rpartition("<locals>.")[2]
+    right = f"s.enter({name}(...))" if callable(value) else "s.enter(manager)"
+    return TypeError(f"s.enter(...): expected a context manager, got {type(value).__name__}\nRight: await {right}")

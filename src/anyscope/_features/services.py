@@ -1,0 +1,263 @@
+"""Services: made on first use in the scope that provides them, once, and closed with it.
+
+    declared -> building -> ready -> closing -> closed        a build that fails or is given up leads back
+
+A scope that provides something has a table of services; a look-up goes up the chain of scopes, live, and takes
+the nearest table that has the key. What it finds belongs to the scope of that table: made in its context (context
+variables and current scope), by its tasks, closed among its clean-ups. So the first who asks lends it nothing, and
+a service that needs another finds only what its own scope sees.
+
+Invariants
+    * There is at most one build of a service at a time, and at most one instance. There is no lock: whoever comes
+      while it is being built waits for that very build, and all of them decide without awaiting.
+    * A service that is ready is given out without waiting for anything.
+    * A service is made while its scope is open or drains, and closed after every task and child scope has ended.
+    * The value is shown nowhere, only the key.
+
+`shared=False` is a recipe that others cook: a scope that asks finds it above, and makes a service of its own by it.
+
+Rejected
+    * Copies of the parent's table in the child: what is provided later would not be seen, and walking up costs
+      some ten nanoseconds a level.
+    * A factory that is called with the scope. It would have to be found out whether it wants that; it can ask for
+      `current_scope()` and `use(...)`.
+    * A task for every build. A factory that gives its value at once needs none.
+"""
+
+from __future__ import annotations
+
+from contextvars import Context, copy_context
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from .._lifetime.opening import OPENING, Opening
+from .._lifetime.place import HERE, Place, bottom_of
+from .._vocabulary.errors import ScopeMisuse, ServiceExists, ServiceNotReady
+from .._vocabulary.keys import check_key, label_of
+from .recipes import Recipe, check_close
+from .searching import not_found, not_own
+from .service import MISSING, Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .._lifetime.branch import Branch
+    from .._lifetime.owner import Owner
+
+
+class Services:
+    """The services of one scope.
+
+    Args:
+        owner: The scope.
+
+    Attributes:
+        cells: The services by key, in the order in which they were provided.
+        _given: The values that were provided before entry, to be closed with the scope; replaced ones too.
+        _context: The context of the scope, of which each factory gets a copy; written once.
+    """
+
+    __slots__ = ("_context", "_given", "cells", "owner")
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner: Owner = owner
+        self.cells: dict[Any, Service] = {}
+        self._given: list[Service] = []
+        self._context: Context | None = None
+        if owner.phase != "new":
+            self._take_context()
+
+    def __iter__(self) -> Iterator[Service]:
+        return iter(self.cells.values())
+
+    def _take_context(self) -> None:
+        self._context = copy_context()
+        self._context.run(OPENING.set, None)  # it may have been provided by a factory
+
+    def new_context(self, service: Service) -> Context:
+        """The context for one factory: that of the scope, in which the scope is the current one."""
+        assert self._context is not None
+        context = self._context.copy()
+        context.run(HERE.set, FactoryPlace(self.owner, service.label))
+        return context
+
+    def install(self, service: Service) -> None:
+        """Provide it from now on, in the place of whatever was there under its key."""
+        self.cells[service.key] = service
+        if not service.was_given:
+            return
+        if self.owner.phase == "new":
+            self._given.append(service)
+        else:
+            service.push_close()
+
+    async def begin(self) -> None:
+        """The scope has been entered: take charge of the values, and make what is eager, in order."""
+        self._take_context()
+        for service in self._given:
+            service.push_close()
+        self._given.clear()
+        for service in list(self):
+            if service.recipe.eager:
+                await service.get()
+
+
+class FactoryPlace(Place):
+    """Where a factory runs: in its scope, and in whichever task asked."""
+
+    __slots__ = ("_label",)
+
+    def __init__(self, owner: Owner, label: str) -> None:
+        super().__init__(owner)
+        self._label = label
+
+    @property
+    def who(self) -> str:
+        """How messages speak of it."""
+        return f"service {self._label} of {self.owner.path}"
+
+
+# ------------------------------------------------------------------ what the scope offers
+
+
+def provide(owner: Owner, key: object, recipe: Recipe, *, may_replace: bool) -> None:
+    """`s.provide`: declare a service."""
+    recipe.check("s.provide", key)
+    table = _table_to_provide(owner, "provide", key)
+    if recipe.eager and owner.phase != "new":
+        raise ScopeMisuse(
+            path=owner.path,
+            problem=f"provide({label_of(key)}, eager=True) came after it was entered",
+            remedy=f"It is made at entry. Right: s.provide({label_of(key)}, ...) and then await s.use(...)",
+        )
+    _require_free(table, key, may_replace=may_replace)
+    table.install(Service(table, key, recipe))
+
+
+def provide_value(owner: Owner, key: object, value: object, close: Callable[[Any], object] | None) -> None:
+    """`s.provide_value`: a service that exists already."""
+    check_key(key)
+    check_close("s.provide_value", label_of(key), close)
+    table = _table_to_provide(owner, "provide_value", key)
+    _require_free(table, key, may_replace=False)
+    table.install(Service(table, key, Recipe(_no_factory, close), value=value))
+
+
+def override(owner: Owner, key: object, recipe: Recipe) -> None:
+    """`s.override`: another factory for what this scope provides, before its first use."""
+    recipe.check("s.override", key)
+    table = _table_to_provide(owner, "override", key)
+    old = table.cells.get(key)
+    if old is None or old.is_derived:
+        raise not_own(owner, key)
+    if not old.is_untouched:
+        raise ServiceExists(key=old.label, path=owner.path, state=old.state, holders=tuple(old.holders))
+    recipe = replace(recipe, eager=old.recipe.eager, shared=old.recipe.shared)
+    table.install(Service(table, key, recipe))
+
+
+async def use(owner: Owner, key: Any, default: Any = MISSING) -> Any:
+    """`s.use`: the value of a service, made first where need be."""
+    service = _find(owner, key)
+    if service is None:
+        if default is not MISSING:
+            return default
+        raise not_found(owner, key, needed_by=_needed_by())
+    return await _own(owner, service).get()
+
+
+def use_nowait(owner: Owner, key: Any) -> Any:
+    """`s.use_nowait`: the value of a service that has been made."""
+    service = _find(owner, key)
+    if service is None:
+        raise not_found(owner, key, needed_by=_needed_by())
+    if not service.recipe.shared and service.owner is not owner:
+        raise ServiceNotReady(key=service.label, path=owner.path, state="declared")
+    return service.get_nowait()
+
+
+def has(owner: Owner, key: object) -> bool:
+    """`s.has`: whether the scope, or one above it, provides a service."""
+    return _find(owner, key) is not None
+
+
+def instant(owner: Owner, key: Any) -> Any:
+    """The value of a service that is ready, by the shortest way; `MISSING` where that does not do."""
+    branch: Branch | None = owner
+    while branch is not None:
+        table = branch.services
+        if table is not None:
+            service = table.cells.get(key)
+            if service is not None:
+                usable = service.is_booked and owner.phase != "closed"
+                return service.value if usable and (branch is owner or service.recipe.shared) else MISSING
+        branch = branch.parent
+    return MISSING
+
+
+# ------------------------------------------------------------------ below that
+
+
+def _find(owner: Owner, key: Any) -> Service | None:
+    """The service of the nearest scope that provides `key`."""
+    check_key(key)
+    _require_living(owner, key)
+    branch: Branch | None = owner
+    while branch is not None:
+        table: Services | None = branch.services
+        service = None if table is None else table.cells.get(key)
+        if service is not None:
+            return service
+        branch = branch.parent
+    return None
+
+
+def _own(owner: Owner, service: Service) -> Service:
+    """The service itself; or where each scope has its own, that of `owner`."""
+    if service.recipe.shared or service.owner is owner:
+        return service
+    owner.require_open("use", service.label)
+    table = _table_of(owner)
+    table.install(Service(table, service.key, service.recipe, is_derived=True))
+    return table.cells[service.key]
+
+
+def _table_of(owner: Owner) -> Services:
+    if owner.services is None:
+        owner.services = Services(owner)
+    table: Services = owner.services
+    return table
+
+
+def _table_to_provide(owner: Owner, call: str, key: object) -> Services:
+    if owner.phase == "new":
+        return _table_of(owner)
+    owner.require_open(call, label_of(key))
+    return _table_of(owner)
+
+
+def _require_free(table: Services, key: object, *, may_replace: bool) -> None:
+    old = table.cells.get(key)
+    if old is None or (may_replace and old.is_untouched) or (old.is_derived and old.state == "declared"):
+        return
+    state = "declared" if old.is_untouched else old.state
+    raise ServiceExists(key=old.label, path=table.owner.path, state=state, holders=tuple(old.holders))
+
+
+def _require_living(owner: Owner, key: object) -> None:
+    """Refuse a look-up before entry and after the end."""
+    if owner.phase in ("new", "closed"):
+        owner.require_open("use", label_of(key))
+
+
+def _needed_by() -> str:
+    """The service whose factory is running, if one is."""
+    place = HERE.get()
+    bottom = None if place is None else bottom_of(place)
+    if isinstance(bottom, FactoryPlace) or (isinstance(bottom, Opening) and not bottom.is_done):
+        return bottom.who
+    return ""
+
+
+def _no_factory() -> None:
+    raise AssertionError("a value that was given needs no factory")
