@@ -55,8 +55,8 @@ class Service:
         is_derived: Whether this scope only follows a recipe from above.
 
     Attributes:
-        value: The value while it is ready. Written by `_succeed` and the closing steps.
-        is_closed: Whether closing it has begun. Written by the closing steps.
+        value: The value while it is ready. Written by `_succeed` and `_retire`.
+        is_closed: Whether closing it has begun, or it has crashed. Written by `_retire`.
         is_booked: Whether enough is known of who holds it; then the value is given out the short way.
         holders: Who holds it: those of the first `BOOKED` uses. Written by `_hand_out`.
         _uses: How many of these there were.
@@ -181,6 +181,7 @@ class Service:
             coro=None if manager is not None else made,
             unbegun=made if inspect.iscoroutine(made) else None,
             opened=self._succeed,
+            crashed=self._retire,
         )
         self._opening.launch(context)
         return self._opening
@@ -203,16 +204,20 @@ class Service:
     # ------------------------------------------------------------------ closing it
 
     def _close(self) -> object:
-        value, self.value = self.value, MISSING
-        self.is_closed, self.is_booked = True, False
+        value = self.value
+        self._retire()
         assert self.recipe.close is not None
         return self.recipe.close(value)
 
     async def _leave(self) -> None:
-        self.value = MISSING
-        self.is_closed, self.is_booked = True, False
+        self._retire()
         assert self._opening is not None
         await self._opening.leave()
+
+    def _retire(self) -> None:
+        """It is given to nobody any more."""
+        self.value = MISSING
+        self.is_closed, self.is_booked = True, False
 
 
 def _asker() -> str:

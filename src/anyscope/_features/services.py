@@ -158,7 +158,7 @@ def override(owner: Owner, key: object, recipe: Recipe) -> None:
 
 async def use(owner: Owner, key: Any, default: Any = MISSING) -> Any:
     """`s.use`: the value of a service, made first where need be."""
-    service = _find(owner, key)
+    service = _find(owner, "use", key)
     if service is None:
         if default is not MISSING:
             return default
@@ -168,7 +168,7 @@ async def use(owner: Owner, key: Any, default: Any = MISSING) -> Any:
 
 def use_nowait(owner: Owner, key: Any) -> Any:
     """`s.use_nowait`: the value of a service that has been made."""
-    service = _find(owner, key)
+    service = _find(owner, "use_nowait", key)
     if service is None:
         raise not_found(owner, key, needed_by=_needed_by())
     if not service.recipe.shared and service.owner is not owner:
@@ -178,30 +178,34 @@ def use_nowait(owner: Owner, key: Any) -> Any:
 
 def has(owner: Owner, key: object) -> bool:
     """`s.has`: whether the scope, or one above it, provides a service."""
-    return _find(owner, key) is not None
+    return _find(owner, "has", key) is not None
 
 
 def instant(owner: Owner, key: Any) -> Any:
     """The value of a service that is ready, by the shortest way; `MISSING` where that does not do."""
     branch: Branch | None = owner
-    while branch is not None:
-        table = branch.services
-        if table is not None:
-            service = table.cells.get(key)
-            if service is not None:
+    try:
+        while branch is not None:
+            table = branch.services
+            if table is not None and key in table.cells:
+                service = table.cells[key]
                 usable = service.is_booked and owner.phase != "closed"
                 return service.value if usable and (branch is owner or service.recipe.shared) else MISSING
-        branch = branch.parent
+            branch = branch.parent
+    except TypeError:  # a list, for instance, which no dict can be asked for
+        check_key(key)
+        raise
     return MISSING
 
 
 # ------------------------------------------------------------------ below that
 
 
-def _find(owner: Owner, key: Any) -> Service | None:
-    """The service of the nearest scope that provides `key`."""
+def _find(owner: Owner, call: str, key: Any) -> Service | None:
+    """The service of the nearest scope that provides `key`; refused before entry and after the end."""
     check_key(key)
-    _require_living(owner, key)
+    if owner.phase in ("new", "closed"):
+        owner.require_open(call, label_of(key))
     branch: Branch | None = owner
     while branch is not None:
         table: Services | None = branch.services
@@ -230,9 +234,8 @@ def _table_of(owner: Owner) -> Services:
 
 
 def _table_to_provide(owner: Owner, call: str, key: object) -> Services:
-    if owner.phase == "new":
-        return _table_of(owner)
-    owner.require_open(call, label_of(key))
+    if owner.phase != "new":
+        owner.require_open(call, label_of(key))
     return _table_of(owner)
 
 
@@ -242,12 +245,6 @@ def _require_free(table: Services, key: object, *, may_replace: bool) -> None:
         return
     state = "declared" if old.is_untouched else old.state
     raise ServiceExists(key=old.label, path=table.owner.path, state=state, holders=tuple(old.holders))
-
-
-def _require_living(owner: Owner, key: object) -> None:
-    """Refuse a look-up before entry and after the end."""
-    if owner.phase in ("new", "closed"):
-        owner.require_open("use", label_of(key))
 
 
 def _needed_by() -> str:

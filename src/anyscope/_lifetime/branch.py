@@ -250,7 +250,8 @@ class Branch:
             self.require_own_thread(f"s.{call}")
         if self.phase in ("open", "draining") or (closing_too and self.phase == "closing"):
             return
-        action = call if subject is None else f"{call}({name_of(subject)})"
+        shown = subject if isinstance(subject, str) else name_of(subject)
+        action = call if subject is None else f"{call}({shown})"
         if self.phase == "new":
             raise ScopeMisuse(
                 path=self.path,

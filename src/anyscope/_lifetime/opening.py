@@ -59,6 +59,10 @@ OPENING: ContextVar[Opening[Any] | None] = ContextVar("anyscope.opening", defaul
 """The opening that the running code descends from, by the copying of contexts."""
 
 
+def _nothing() -> None:
+    """Nobody cares."""
+
+
 class Opening(Place, Generic[T]):
     """Something that is being opened, or is open.
 
@@ -71,6 +75,7 @@ class Opening(Place, Generic[T]):
         coro: The awaitable that gives the value.
         unbegun: What to close if it never begins, because Python would warn that it was never awaited.
         opened: Called with the value as soon as it is open.
+        crashed: Called when it has ended before it was told to.
 
     Attributes:
         value: What was opened. Written once, by `_succeed`.
@@ -87,6 +92,7 @@ class Opening(Place, Generic[T]):
 
     __slots__ = (
         "_coro",
+        "_crashed",
         "_departure",
         "_done",
         "_exit_raised",
@@ -121,6 +127,7 @@ class Opening(Place, Generic[T]):
         coro: Awaitable[T] | None = None,
         unbegun: Coroutine[Any, Any, Any] | None = None,
         opened: Callable[[T], None],
+        crashed: Callable[[], object] = _nothing,
     ) -> None:
         super().__init__(owner)
         self._owner = owner
@@ -131,6 +138,7 @@ class Opening(Place, Generic[T]):
         self._coro = coro
         self._unbegun = unbegun
         self._opened = opened
+        self._crashed = crashed
         self.failure: Err[Exception] | None = None
         self.was_given_up = False
         self.waiters = 0
@@ -330,6 +338,7 @@ class Opening(Place, Generic[T]):
 
     def _crash(self, raised: BaseException | None) -> None:
         """It ended before it was told to."""
+        self._crashed()
         end = None if raised is None else sort_out(raised)
         if end is not None and end.fatal is not None:
             self._owner.end_for(end.fatal)

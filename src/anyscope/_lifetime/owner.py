@@ -407,13 +407,11 @@ class Owner(Branch):
 
     async def _until_no_live(self, bound: float) -> None:
         """Wait for the work; tell once if that takes more than half of `bound`, which is not enforced here."""
-        if not self.works.live or bound == math.inf:
-            await self.works.until_no_live()
-            return
-        with anyio.move_on_after(bound / 2):
-            await self.works.until_no_live()
-            return
-        self._warn(f"has waited for {len(self.works.live)} to end", bound)
+        if 0 < bound < math.inf:
+            with anyio.move_on_after(bound / 2):
+                await self.works.until_no_live()
+                return
+            self._warn(", ".join(work.label for work in self.works.live), bound)
         await self.works.until_no_live()
 
     async def _clean_up(self, step: CleanUp) -> None:
@@ -445,14 +443,16 @@ class Owner(Branch):
                 step = self.closing
                 await anyio.sleep_until(self._step_began + bound / 2)
                 if self.closing is step:
-                    self._warn(f"is still at clean-up {step}", bound)
+                    self._warn(f"clean-up {step}", bound)
                 while self.closing is step:  # noqa: ASYNC110  an Event for each step would cost more than this
                     await anyio.sleep(bound / 2)
 
     def _warn(self, what: str, bound: float) -> None:
         face = self.face()
         tree = "" if face is None else f"\n{face.tree()}"
-        logger.warning("scope %s %s for more than half of %g s%s", self.path, what, bound, tree)
+        logger.warning(
+            "scope %s: half of %g s has gone by while it closes, waiting for %s%s", self.path, bound, what, tree
+        )
 
     async def _bury_the_unborn(self) -> None:
         """End the handles of children that were cancelled natively before their first step.

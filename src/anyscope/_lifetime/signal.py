@@ -228,13 +228,17 @@ class CancelSource:
         return f"<CancelSource {self._name} {state}>"
 
 
+_AWAITED = {f"s.{call}" for call in ("run", "start", "use", "enter", "parallel", "parallel_aggregate", "race", "any")}
+
+
 def wrong_thread(path: str, call: str) -> ScopeMisuse:
     """The error for a call from a thread that does not run the event loop."""
+    door = "run" if call in _AWAITED else "run_sync"
     return ScopeMisuse(
         path=path,
         problem=f"{call}(...) was called from another thread",
         remedy=(
             "Take token = anyio.lowlevel.current_token() in the event loop, and call\n"
-            f"anyio.from_thread.run_sync({call}, ..., token=token) in the thread."
+            f"anyio.from_thread.{door}({call}, ..., token=token) in the thread."
         ),
     )
