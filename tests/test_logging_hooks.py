@@ -130,7 +130,8 @@ async def test_disposals_are_logged(records: Records) -> None:
 
 async def test_level_and_logger_are_chosen() -> None:
     """H5: what goes well at the level given, a failure at WARNING or above; nothing below the logger's own level."""
-    handler, logger = Records(), logging.Logger("shop", logging.INFO)
+    handler, logger = Records(), logging.getLogger("shop")
+    logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     for level in (logging.DEBUG, logging.INFO, logging.ERROR):
         async with scope(name="app", hooks=LoggingHooks(logger, level=level)) as s:
