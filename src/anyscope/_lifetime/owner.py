@@ -26,7 +26,7 @@ Rejected
     * A second group for daemons, or one opened on demand: the first doubles the cost of every scope, the
       second corrupts the backend's scope stack when the user has a `move_on_after` open.
     * `deadline` on the group's cancel scope: it says that it fired but not whether it was first, and child
-      scopes in other tasks hear nothing. A timer task that sleeps and then calls `cancel` has neither flaw.
+      scopes in other tasks hear nothing. A timer that calls `cancel` has neither flaw.
 
 One trap of asyncio remains visible here: a child that is cancelled natively before its first step never
 runs a line of ours, and AnyIO then cancels the whole group in silence. `_note_stray_cancellation` turns
@@ -46,7 +46,7 @@ from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if
 
 from .._vocabulary.errors import ScopeCancelled, ScopeMisuse, ScopeTimeout
 from .._vocabulary.hooks import Disposed, Hooks
-from .backend import running_task
+from .backend import call_later, running_task, sleep_then
 from .branch import AMBIENT, Ambient, Branch, Cancellation
 from .cleanup import CleanUp, run_clean_up
 from .ending import QUIET, BodyEnd, Ending, Report, sort_out
@@ -73,6 +73,10 @@ TURNS = 50
 """After how many turns of the event loop a child of a cancelled group that has not begun is given up."""
 
 
+def _nothing() -> None:
+    """There is nothing to be stopped."""
+
+
 class Owner(Branch):
     """Owns what is started and opened in one scope; the scope itself is a face on it.
 
@@ -94,9 +98,8 @@ class Owner(Branch):
         "_deadline",
         "_fatal",
         "_reports",
-        "_step_began",
-        "_timer",
-        "_watcher",
+        "_stop_timer",
+        "_stop_watch",
         "close_timeout",
         "closing",
         "collectors",
@@ -126,13 +129,14 @@ class Owner(Branch):
         self.dropped: int = 0  # errors that were counted but not kept; the collectors add to it
         self._created = 0
         self._clean_ups: list[CleanUp] = []
-        self._timer: anyio.TaskHandle[None] | None = None
-        self._deadline = math.inf  # written by `_start_timer`
-        # The closer alone writes these: whether one has begun, and the step that it is at, since when.
+        # Prevents that the deadline strikes; made by `_start_timer`, which also writes the time of it.
+        self._stop_timer: Callable[[], None] = _nothing
+        self._deadline = math.inf
+        # The closer alone writes these: whether one has begun, the step that it is at, and what prevents that
+        # somebody is told that this one is slow.
         self._closer_began = False
         self.closing: CleanUp | None = None
-        self._step_began = 0.0
-        self._watcher: anyio.CancelScope | None = None  # of the task that looks for slow steps, once one waits
+        self._stop_watch: Callable[[], None] = _nothing
 
     # ------------------------------------------------------------------ work
 
@@ -176,25 +180,19 @@ class Owner(Branch):
         if timeout == 0:
             self._expire(timeout)
         else:
-            self._timer = self.spawn(Start(self._wait_for_deadline), f"deadline of {self.path}")
+            self._stop_timer = self._call_later(timeout, functools.partial(self._expire, timeout))
 
-    async def _wait_for_deadline(self) -> None:
-        timeout = self.timeout
-        assert timeout is not None
-        try:
-            await anyio.sleep(timeout)
-        except anyio.get_cancelled_exc_class():  # noqa: ASYNC103  sorted out, then told or raised
-            # Not raised again: a Trio nursery cancels itself for it, and we would not know who did.
-            return  # noqa: ASYNC104  sorted out, then told or raised
-        self._expire(timeout)
+    def _call_later(self, delay: float, callback: Callable[[], object]) -> Callable[[], None]:
+        stop = call_later(delay, callback)
+        if stop is not None:
+            return stop
+        sleeper = anyio.CancelScope(shield=True)
+        _ = self.spawn(Start(functools.partial(sleep_then, sleeper, delay, callback)), f"timer of {self.path}")
+        return sleeper.cancel
 
     def _expire(self, timeout: float) -> None:
         running = tuple(work.label for work in self.works.live)
         self.cancel(ScopeTimeout(path=self.path, limit=timeout, running=running), kind="deadline")
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
 
     # ------------------------------------------------------------------ what goes wrong
 
@@ -402,8 +400,6 @@ class Owner(Branch):
         await self.works.until_no_daemons()
         while self._clean_ups:
             await self._clean_up(self._clean_ups.pop())
-        if self._watcher is not None:
-            self._watcher.cancel()
 
     async def _until_no_live(self, bound: float) -> None:
         """Wait for the work; tell once if that takes more than half of `bound`, which is not enforced here."""
@@ -417,7 +413,8 @@ class Owner(Branch):
     async def _clean_up(self, step: CleanUp) -> None:
         path = self.path
         self.closing = step
-        end = await run_clean_up(step, path=path, bound=self.close_timeout, on_wait=self._watch)
+        end = await run_clean_up(step, path=path, bound=self.close_timeout, on_wait=lambda: self._watch(step))
+        self._stop_watch()
         self.closing = None
         if end.error is not None:
             self._reports.append(Report((1, len(self._reports)), end.error, f"in clean-up {step} of {path}"))
@@ -428,24 +425,11 @@ class Owner(Branch):
 
     # ------------------------------------------------------------------ telling that closing is slow
 
-    def _watch(self) -> None:
-        """A step waits: have somebody look whether it waits for long."""
-        self._step_began = anyio.current_time()
-        if self._watcher is None and self.close_timeout is not None:
-            self._watcher = anyio.CancelScope(shield=True)
-            watch = functools.partial(self._look_for_slow_steps, self.close_timeout)
-            _ = self.spawn(Start(watch), f"watcher of {self.path}")
-
-    async def _look_for_slow_steps(self, bound: float) -> None:
-        assert self._watcher is not None
-        with self._watcher:
-            while True:
-                step = self.closing
-                await anyio.sleep_until(self._step_began + bound / 2)
-                if self.closing is step:
-                    self._warn(f"clean-up {step}", bound)
-                while self.closing is step:  # noqa: ASYNC110  an Event for each step would cost more than this
-                    await anyio.sleep(bound / 2)
+    def _watch(self, step: CleanUp) -> None:
+        """The step waits: have it told if it waits for long."""
+        bound = self.close_timeout
+        if bound is not None:
+            self._stop_watch = self._call_later(bound / 2, lambda: self._warn(f"clean-up {step}", bound))
 
     def _warn(self, what: str, bound: float) -> None:
         face = self.face()
