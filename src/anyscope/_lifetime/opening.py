@@ -87,7 +87,7 @@ class Opening(Place, Generic[T]):
         _departure: The error that the context manager gets to see then. Written by `leave`.
         _gone: Set when its task has ended.
         _exit_raised: What leaving it raised.
-        _is_observed: Whether somebody has been given the error.
+        _is_observed: Whether somebody has been given the error, or it is no news.
     """
 
     __slots__ = (
@@ -266,6 +266,7 @@ class Opening(Place, Generic[T]):
         except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
             raised = error
         self._conclude(raised)
+        del raised  # its traceback leads to this frame
         self.end()
         self._gone.set()
 
@@ -294,7 +295,7 @@ class Opening(Place, Generic[T]):
         end = None if raised is None else sort_out(raised)
         if end is not None and end.fatal is not None:
             self._owner.end_for(end.fatal)
-            self._fail(self._cut_off(end.fatal))
+            self._refuse_all(end.fatal)
         elif end is not None and end.error is not None:
             self._fail(end.error)
         else:
@@ -307,7 +308,7 @@ class Opening(Place, Generic[T]):
 
     def _fail(self, error: Exception) -> None:
         self.failure = Err(error)
-        if not self.waiters:
+        if not self.waiters and not self._is_observed:
             self._report(error)
         self._finish()
 
@@ -318,7 +319,12 @@ class Opening(Place, Generic[T]):
             self._finish()
             return
         cancellation = self._owner.explain_cut()
-        self._fail(self._cut_off("cancelled natively" if cancellation is None else cancellation.reason))
+        self._refuse_all("cancelled natively" if cancellation is None else cancellation.reason)
+
+    def _refuse_all(self, reason: object) -> None:
+        """Those who wait and are not cancelled themselves get a report; it is no news to anybody else."""
+        self._is_observed = True
+        self._fail(self._cut_off(reason))
 
     def _cut_off(self, reason: object) -> ScopeCancelled:
         return ScopeCancelled(path=self.owner.path, action=self.label, reason=reason)
