@@ -24,6 +24,7 @@ from .backend import running_loop
 from .hookset import HookSet
 from .place import HERE, Place, beneath, here, is_inside, is_kept_by, nearest_open, stand_in
 from .signal import CancelSignal, Listeners, wrong_thread
+from .watching import WATCHERS, tell
 from .works import Works
 
 if TYPE_CHECKING:
@@ -198,6 +199,8 @@ class Branch:
             self.parent.adopt(self)
         if self._signal is not None:
             self._unlisten = self._signal.on_cancel(lambda reason: self.cancel(reason, kind="signal"))
+        if WATCHERS:
+            tell("entered", self)
 
     def adopt(self, child: Branch) -> None:
         """Take `child` in: wait for it, and hand cancellation down to it.

@@ -42,6 +42,7 @@ from .._vocabulary.results import Err
 from .ending import sort_out
 from .place import Place, beneath, here, stand_in
 from .start import Start
+from .watching import WATCHERS, tell
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -188,6 +189,8 @@ class Opening(Place, Generic[T]):
 
     def launch(self, context: Context | None = None) -> None:
         """Begin, as a child of the owner."""
+        if WATCHERS:
+            tell("opening", self._owner, self)
         self._owner.works.join(self)
         _ = self._owner.spawn(Start(self._drive), self.label, context)
 

@@ -52,6 +52,7 @@ from .cleanup import CleanUp, run_clean_up
 from .ending import QUIET, BodyEnd, Ending, Report, sort_out
 from .place import Place, stand_in
 from .start import Start
+from .watching import WATCHERS, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -167,6 +168,8 @@ class Owner(Branch):
     ) -> None:
         """Register a clean-up step."""
         self._clean_ups.append(CleanUp(self.next_index(), label, function, args, kind, subject))
+        if WATCHERS:
+            tell("pushed", self, self._clean_ups[-1])
 
     @property
     def clean_ups(self) -> tuple[CleanUp, ...]:
