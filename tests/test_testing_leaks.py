@@ -124,7 +124,6 @@ async def test_a_service_of_an_outer_scope_may_stay_with_all_that_is_its_own():
 async def test_many_scopes_and_tasks_keep_the_records_small():
     """X: what has closed is thrown away while the block runs."""
     recorder = Recorder()
-    recorder.begin()
     try:
         for _ in range(60):
             async with scope() as s:
@@ -157,6 +156,32 @@ async def test_a_task_that_outlives_the_block_is_told():
             f"  task forever (#1) of app > ingest, started at {place[1]}\n"
             "Right: start it in a scope or task group that ends before the check, or cancel it and wait for it"
         )
+        s.cancel()
+
+
+async def test_a_task_that_waits_for_a_slot_is_told():
+    """X: it has no native task yet, and would run once the block is forgotten."""
+    async with scope(name="app", concurrency=1) as s:
+        s.task(forever)
+        with pytest.raises(Leaked) as caught:
+            async with no_leaks():
+                s.task(forever, name="queued")
+                place = here(-1)
+        assert caught.value.leaks == (Leak("task", "queued (#1)", "app", place),)
+        s.cancel()
+
+
+async def test_a_task_that_waited_for_a_slot_has_the_place_where_it_was_asked_for():
+    """X: not that of whoever gave the slot back."""
+    async with scope(name="app", concurrency=1) as s:
+        with pytest.raises(Leaked) as caught:
+            async with no_leaks():
+                s.task(checkpoint)
+                s.task(forever)
+                place = here(-1)
+                for _ in range(9):
+                    await checkpoint()
+        assert caught.value.leaks == (Leak("task", "forever (#1)", "app", place),)
         s.cancel()
 
 
@@ -492,6 +517,20 @@ async def test_a_place_skips_libraries_between():
             place = here(-1)
     assert [leak.place for leak in caught.value.leaks] == [place]
     await stack.aclose()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, a directory in use cannot be removed")
+async def test_a_place_is_told_without_a_working_directory(tmp_path, monkeypatch):
+    """X: a test that removes the directory it stands in is not disturbed; files are told in full then."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    async with scope(name="app") as s:
+        with pytest.raises(Leaked) as caught:
+            async with no_leaks():
+                s.on_exit(print)
+        monkeypatch.chdir(tmp_path)
+        assert caught.value.leaks[0].place.startswith(f"{__file__}:")
 
 
 async def test_a_place_in_a_plain_context_manager():

@@ -346,6 +346,8 @@ async def test_an_override_after_entry_holds_if_nothing_was_made():
     overrides = Overrides()
     try:
         async with scope().provide("db", lambda: "real") as s:
+            async with scope().provide("db", lambda: "real"):
+                pass
             overrides("db", lambda: "fake")
             assert await s.use("db") == "fake"
         assert overrides.problems() == []
@@ -562,6 +564,25 @@ def test_virtual_time_tells_what_it_cannot_do(program):
     assert f"{told}its fixture server has the scope module{after}" in outcome.text
     assert f"{told}an async fixture of a wider scope is alive{after}" in outcome.text
     assert "loop_factory of this backend makes loops with a clock of their own" in outcome.text
+
+
+def test_virtual_time_goes_with_hypothesis(program):
+    """X: each example runs in virtual time."""
+    outcome = program.run(
+        """
+        import anyio, pytest
+        from hypothesis import HealthCheck, given, settings, strategies
+
+        @pytest.mark.virtual_time
+        @settings(max_examples=9, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(number=strategies.integers(100, 999))
+        async def test_it(no_leaks, number):
+            began = anyio.current_time()
+            await anyio.sleep(number)
+            assert anyio.current_time() == pytest.approx(began + number)
+        """,
+    )
+    assert (outcome.tests["test_it[asyncio]"], outcome.tests["test_it[trio]"]) == ("PASSED", "PASSED"), outcome.text
 
 
 def test_virtual_time_needs_anyios_plugin(program):

@@ -17,6 +17,7 @@ from .._lifetime.ending import sort_out
 from .._lifetime.opening import is_part_of_opening
 from .._lifetime.place import Place, beneath, here, stand_in
 from .._lifetime.start import Start
+from .._lifetime.watching import WATCHERS, tell
 from .._vocabulary.errors import ScopeMisuse, TaskCancelled, TaskNotDone
 from .._vocabulary.options import name_of
 from .._vocabulary.results import Err, Ok, Result
@@ -274,6 +275,8 @@ class Task(Place, Generic[T_co]):
     def launch(self) -> None:
         """Begin now, or queue for a slot."""
         owner, slots = self.owner, self.tasks.slots
+        if WATCHERS:
+            tell("launching", owner, self)
         if self.kind == "daemon":
             owner.works.join_daemon(self)
         else:

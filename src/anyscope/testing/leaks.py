@@ -16,7 +16,7 @@ import math
 import os
 import re
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, cast
@@ -51,6 +51,7 @@ TURNS = 50
 _RUNTIME = {
     "anyio", "anyscope", "asyncio", "contextlib", "functools", "outcome", "trio", "uvloop", "_pytest", "pluggy",
 }  # fmt: skip
+UNTOLD = (None, None, "")
 _SUSPENDABLE = CO_COROUTINE | CO_GENERATOR | CO_ASYNC_GENERATOR
 _KINDS: dict[str, Kind] = {"service": "service", "entered": "context manager"}
 _MADE: dict[Kind, str] = {
@@ -146,7 +147,6 @@ async def no_leaks() -> AsyncGenerator[None, None]:
         Right: start it in a scope or task group that ends before the check, or cancel it and wait for it
     """
     recorder = Recorder()
-    recorder.begin()
     try:
         yield
         leaks = await recorder.settle()
@@ -164,11 +164,11 @@ async def no_leaks() -> AsyncGenerator[None, None]:
 
 
 class Recorder:
-    """Writes down what is made in one event loop, from `begin` to `end`.
+    """Writes down what is made in the running event loop from now on, until `end`.
 
     Attributes:
         _scopes: The scopes that were entered, each with its place. Written by `_watch` and `_prune`.
-        _things: What was opened or registered: its scope, itself, its place; by identity. Written likewise.
+        _things: What was started, opened or registered: its scope, itself, its place; by identity. Written likewise.
         _before: The native tasks that were there, by id; each with its coroutine, for ids are used again.
         _outer: A scope around the block, through which the others around it are found.
         _limit: How much is written down before what has closed is thrown away.
@@ -176,40 +176,35 @@ class Recorder:
 
     def __init__(self) -> None:
         self._loop = running_loop()
-        self._scopes: dict[Branch, str] = {}
-        self._things: dict[int, tuple[Branch, object, str]] = {}
+        self._scopes: dict[Owner, str] = {}
+        self._things: dict[int, tuple[Owner, object, str]] = {}
         self._before: dict[int, object] = {info.id: info.coro for info in anyio.get_running_tasks()}
         self._outer = nearest_open(closing_too=True)
-        self._spawns: Spawns | None = None
         self._limit = 1000
-
-    def begin(self) -> None:
-        """Write down from now on."""
         self._spawns = Spawns.of_running_loop()
         WATCHERS.append(self._watch)
 
     def end(self) -> None:
         """No longer."""
         WATCHERS.remove(self._watch)
-        if self._spawns is not None:
-            self._spawns.leave()
+        self._spawns.leave()
         self._scopes.clear()
         self._things.clear()
 
     def _watch(self, what: What, branch: Branch, subject: object) -> None:
-        if running_loop() is not self._loop:
+        if what == "provided" or not isinstance(branch, Owner) or running_loop() is not self._loop:
             return
-        if what == "entered":
-            if not self._is_by_outer_service(service_owner()):
-                self._scopes[branch] = place_of_caller()
-        elif what != "provided":
+        is_by_outer_service = self._is_by_outer_service(service_owner())
+        if what == "entered" and not is_by_outer_service:
+            self._scopes[branch] = place_of_caller()
+        elif what != "entered" and not (what == "launching" and is_by_outer_service):
             self._things[id(subject)] = (branch, subject, place_of_caller())
         if len(self._scopes) + len(self._things) > self._limit:
             self._prune()
 
     def _prune(self) -> None:
         self._scopes = {branch: place for branch, place in self._scopes.items() if branch.phase != "closed"}
-        self._things = {key: thing for key, thing in self._things.items() if thing[0].phase != "closed"}
+        self._things = {key: thing for key, thing in self._things.items() if not _is_over(*thing[:2])}
         self._limit = 2 * (len(self._scopes) + len(self._things)) + 1000
 
     def _is_by_outer_service(self, owner: Branch | None) -> bool:
@@ -229,39 +224,35 @@ class Recorder:
         still_open = [branch for branch in self._scopes if branch.phase != "closed"]
         for branch in still_open:
             yield Leak("scope", branch.name, branch.path, self._scopes[branch])
-            yield from self._left_in(branch)
+            yield from (self._leak_of(branch, step) for step in branch.clean_ups)
         yield from self._left_in_outer()
         yield from self._left_tasks(still_open)
-
-    def _left_in(self, branch: Branch) -> Iterator[Leak]:
-        """What was opened in a scope of the block that is still open."""
-        if isinstance(branch, Owner):
-            yield from (self._leak_of(branch, step) for step in branch.clean_ups)
 
     def _left_in_outer(self) -> Iterator[Leak]:
         """What was opened in a scope around the block, services left out."""
         for branch, thing, _ in self._things.values():
-            if branch in self._scopes or not isinstance(branch, Owner) or not isinstance(thing, CleanUp):
+            if branch in self._scopes or not isinstance(thing, CleanUp):
                 continue
             if thing.kind != "service" and any(step is thing for step in branch.clean_ups):
                 yield self._leak_of(branch, thing)
 
-    def _leak_of(self, branch: Branch, step: CleanUp) -> Leak:
-        _, _, place = self._things.get(id(_opening_of(step) or step), (None, None, ""))
+    def _leak_of(self, branch: Owner, step: CleanUp) -> Leak:
+        _, _, place = self._things.get(id(_opening_of(step) or step), UNTOLD)
         return Leak(_KINDS.get(step.kind, "clean-up"), f"{step.label} (#{step.index})", branch.path, place)
 
-    def _left_tasks(self, still_open: list[Branch]) -> Iterator[Leak]:
+    def _left_tasks(self, still_open: list[Owner]) -> Iterator[Leak]:
         known = self._known_tasks()
         own = {f"{what} of {branch.path}" for branch in still_open for what in ("timer", "closer")}
         for info, spawn in self._new_tasks():
-            branch, label = known.get(info.id, (None, name_of_task(info)))
-            if label is None or label in own or self._is_by_outer_service(spawn.service):
-                continue
-            yield Leak("task", label, "" if branch is None else branch.path, spawn.place)
+            branch, label, place = known.get(info.id, (None, name_of_task(info), ""))
+            if label and label not in own and not self._is_by_outer_service(spawn.service):
+                yield Leak("task", label, "" if branch is None else branch.path, place or spawn.place)
+        for branch, thing, place in self._things.values():
+            if isinstance(thing, Task) and thing.status == "queued":  # for a slot; it has no native task
+                yield Leak("task", thing.label, branch.path, place)
 
     def _new_tasks(self) -> list[tuple[TaskInfo, Spawn]]:
         """In the order in which they were started, for the backends keep none."""
-        assert self._spawns is not None
         me = anyio.get_current_task().id
         new = [
             (info, self._spawns.record_of(info.id))
@@ -270,14 +261,20 @@ class Recorder:
         ]
         return sorted(new, key=lambda each: (each[1].number, each[0].name or ""))
 
-    def _known_tasks(self) -> dict[int, tuple[Branch, str | None]]:
-        """The native tasks of scopes, by id; no label for those that keep something open, which is told itself."""
-        found: dict[int, tuple[Branch, str | None]] = {}
+    def _known_tasks(self) -> dict[int, tuple[Branch, str, str]]:
+        """The native tasks of scopes, by id: scope, label and place.
+
+        No label for those that only keep something open, which is told itself.
+        """
+        found: dict[int, tuple[Branch, str, str]] = {}
         for branch in self._all_scopes():
-            found.update({id(work.native): (branch, work.label) for work in branch.works if isinstance(work, Task)})
-        for branch, thing, _ in self._things.values():
+            for work in branch.works:
+                _, _, place = self._things.get(id(work), UNTOLD)
+                if isinstance(work, Task):
+                    found[id(work.native)] = (branch, work.label, place)
+        for branch, thing, place in self._things.values():
             if _is_opening(thing):
-                found[id(thing.native)] = (branch, None if thing.is_done else thing.label)
+                found[id(thing.native)] = (branch, "" if thing.is_done else thing.label, place)
         return found
 
     def _all_scopes(self) -> Iterator[Branch]:
@@ -292,6 +289,10 @@ class Recorder:
                 seen.add(branch)
                 yield branch
                 stack.extend(branch.children)
+
+
+def _is_over(branch: Branch, thing: object) -> bool:
+    return branch.phase == "closed" or (isinstance(thing, Task) and thing.done)
 
 
 def _opening_of(step: CleanUp) -> Opening[Any] | None:
@@ -442,15 +443,16 @@ def place_of_caller() -> str:
     """
     frame: FrameType | None = sys._getframe(1)
     was_suspendable = False
-    while frame is not None:
-        is_suspendable = bool(frame.f_code.co_flags & _SUSPENDABLE)
-        if was_suspendable and not is_suspendable:
-            return ""
+    while frame is not None and (_is_suspendable(frame) or not was_suspendable):
         if not _is_runtime(frame):
             return f"{_short(frame.f_code.co_filename)}:{frame.f_lineno} in {frame.f_code.co_name}"
-        was_suspendable = was_suspendable or is_suspendable
+        was_suspendable = was_suspendable or _is_suspendable(frame)
         frame = frame.f_back
     return ""
+
+
+def _is_suspendable(frame: FrameType) -> bool:
+    return bool(frame.f_code.co_flags & _SUSPENDABLE)
 
 
 def _is_runtime(frame: FrameType) -> bool:
@@ -462,5 +464,7 @@ def _is_runtime(frame: FrameType) -> bool:
 
 def _short(filename: str) -> str:
     """Relative to the working directory, where it is below that."""
-    here = os.getcwd() + os.sep  # noqa: PTH109  as text, to be compared with text
-    return filename.removeprefix(here)
+    with suppress(OSError):  # the directory may have been removed, by a test for instance
+        here = os.getcwd()  # noqa: PTH109  as text, to be compared with text
+        return filename.removeprefix(here + os.sep)
+    return filename

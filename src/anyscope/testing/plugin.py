@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
@@ -110,8 +111,8 @@ class Overrides:
 
     def __init__(self) -> None:
         self._overrides: dict[Any, _Override] = {}
-        # Those that have been entered and not closed, for an override that is asked for later.
-        self._scopes: dict[Owner, object] = {}
+        # Those that have been entered, for an override that is asked for later.
+        self._scopes: weakref.WeakSet[Owner] = weakref.WeakSet()
         WATCHERS.append(self._watch)
 
     @overload
@@ -173,8 +174,8 @@ class Overrides:
                 f"Right: one overrides({shown}, ...) for each test"
             )
         override = self._overrides[key] = _Override(key, recipe, place_of_caller() or "?", [], [])
-        for owner in self._scopes:
-            if owner.phase != "closed":
+        for owner in list(self._scopes):
+            if owner.phase in ("open", "draining"):
                 self._apply(override, owner)
         if override.refused:
             raise override.refused[-1]
@@ -183,8 +184,7 @@ class Overrides:
         if not isinstance(branch, Owner) or what not in ("entered", "provided"):
             return
         if what == "entered":
-            self._scopes = {owner: loop for owner, loop in self._scopes.items() if owner.phase != "closed"}
-            self._scopes[branch] = running_loop()
+            self._scopes.add(branch)
         for override in self._overrides.values():
             if what == "entered" or override.key == subject:
                 self._apply(override, branch)
