@@ -115,10 +115,21 @@ async def test_a_service_of_an_outer_scope_may_stay_with_all_that_is_its_own():
         current_scope().start_soon(forever, daemon=True)
         return {}
 
-    async with scope(name="app").provide("db", factory).provide("config", config, close=print) as s:
+    def busy():
+        current_scope().start_soon(forever)  # queued: there is one slot
+
+    async with (
+        scope(name="app", concurrency=1)
+        .provide("db", factory)
+        .provide("config", config, close=print)
+        .provide("busy", busy)
+    ) as s:
+        s.task(forever)
         async with no_leaks():
             assert await s.use("db") == {}
-        assert s.statistics().services == 2
+            await s.use("busy")
+        assert (s.statistics().services, s.statistics().queued) == (3, 1)
+        s.cancel()
 
 
 async def test_many_scopes_and_tasks_keep_the_records_small():
@@ -135,6 +146,45 @@ async def test_many_scopes_and_tasks_keep_the_records_small():
         assert len(recorder._spawns._records) < 1500
     finally:
         recorder.end()
+
+
+async def test_tasks_of_an_outer_scope_keep_the_records_small():
+    """X: what has ended is thrown away there too."""
+    async with scope() as s:
+        recorder = Recorder()
+        try:
+            for _ in range(3000):
+                await s.task(checkpoint)
+            assert len(recorder._things) < 1500
+        finally:
+            recorder.end()
+
+
+async def test_an_outer_scope_that_closes_meanwhile_takes_all_with_it():
+    """X: what the block adds to it has been closed, so nothing is left."""
+
+    async def other(ready, leave):
+        async with scope(name="other", parent=None) as s:
+            ready.append(s)
+            await leave.wait()
+
+    ready, leave = [], anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(other, ready, leave)
+        while not ready:
+            await checkpoint()
+        async with no_leaks():
+            ready[0].on_exit(id, 1)
+            await ready[0].enter(server())
+            leave.set()
+
+
+async def test_the_check_may_end_in_a_task_of_its_own():
+    """X: whoever ends it, as the tear-down of a fixture may, is not left behind by that."""
+    check = no_leaks()
+    await check.__aenter__()
+    async with anyio.create_task_group() as group:
+        group.start_soon(check.__aexit__, None, None, None)
 
 
 # ------------------------------------------------------------------------------------------------------- tasks
@@ -157,6 +207,45 @@ async def test_a_task_that_outlives_the_block_is_told():
             "Right: start it in a scope or task group that ends before the check, or cancel it and wait for it"
         )
         s.cancel()
+
+
+async def test_a_task_of_any_scope_around_the_block_is_told_with_its_path():
+    """X: also of one that is not the innermost."""
+    async with scope(name="app") as s, scope(name="inner"):
+        with pytest.raises(Leaked, match=r"  task forever \(#0\) of app, started"):
+            async with no_leaks():
+                s.start_soon(forever)
+        s.cancel()
+
+
+async def test_a_task_whose_id_was_that_of_an_earlier_one_is_told():
+    """X: ids are used again, so the coroutine counts as well."""
+    async with anyio.create_task_group() as group:
+        recorder = Recorder()
+        group.start_soon(forever)
+        for info in anyio.get_running_tasks():
+            if recorder._before.get(info.id) is not info.coro:
+                recorder._before[info.id] = "an earlier one"
+        assert [leak.kind for leak in await recorder.settle()] == ["task"]
+        recorder.end()
+        group.cancel_scope.cancel()
+
+
+async def test_a_task_that_no_line_of_the_program_started_has_no_place():
+    """X: it is not that of the one who runs the loop."""
+
+    async def ready(*, task_status):
+        task_status.started()
+        await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as group:
+        with pytest.raises(Leaked) as caught:
+            async with no_leaks():
+                group.start_soon(group.start, ready)
+                for _ in range(9):
+                    await checkpoint()
+        assert [leak.place for leak in caught.value.leaks] == [""]
+        group.cancel_scope.cancel()
 
 
 async def test_a_task_that_waits_for_a_slot_is_told():

@@ -398,6 +398,28 @@ async def test_a_shared_recipe_and_a_given_value_are_overridden():
     assert overrides.problems() == []
 
 
+async def test_an_override_of_a_recipe_that_was_used_is_refused():
+    """X: with `shared=False`, what a scope has made of its own was made already."""
+    overrides = Overrides()
+    try:
+        async with scope(name="app").provide("session", lambda: "real", shared=False), scope(name="request") as s:
+            assert await s.use("session") == "real"
+            with pytest.raises(ServiceExists, match="app > request"):
+                overrides("session", lambda: "fake")
+    finally:
+        overrides.end()
+
+
+async def test_the_last_of_several_factories_is_given_back():
+    """X: a service that was replaced during the test is not turned back further than that."""
+    overrides = Overrides()
+    overrides("db", lambda: "fake")
+    async with scope().provide("db", lambda: "first") as s:
+        s.provide("db", lambda: "second", replace=True)
+        overrides.end()
+        assert await s.use("db") == "second"
+
+
 async def test_a_scope_that_outlives_the_test_gets_its_own_factory_back():
     """X: where the fake has not been made; an override of a closed scope leaves nothing to give back."""
     overrides = Overrides()
@@ -523,6 +545,23 @@ def test_virtual_time_works_with_anyios_own_backends_in_strict_mode(program):
     assert {name: outcome.tests.get(name) for name in names} == dict.fromkeys(names, "PASSED"), outcome.text
 
 
+def test_virtual_time_keeps_the_options_of_the_backend(program):
+    """X: those that the test was given, as parameters here."""
+    outcome = program.run(
+        """
+        import asyncio
+        import anyio, pytest
+
+        @pytest.mark.virtual_time
+        @pytest.mark.parametrize("anyio_backend", [("asyncio", {"debug": True})], ids=["debug"])
+        async def test_debug():
+            await anyio.sleep(9999)
+            assert asyncio.get_running_loop().get_debug()
+        """
+    )
+    assert outcome.tests == {"test_debug[debug]": "PASSED"}, outcome.text
+
+
 def test_virtual_time_tells_what_it_cannot_do(program):
     """X: a loop that is shared with other tests, one of the user's own, and a test that AnyIO does not run."""
     program.write("conftest.py", "")
@@ -573,16 +612,18 @@ def test_virtual_time_goes_with_hypothesis(program):
         import anyio, pytest
         from hypothesis import HealthCheck, given, settings, strategies
 
-        @pytest.mark.virtual_time
+        @pytest.mark.parametrize("is_virtual", [False, pytest.param(True, marks=pytest.mark.virtual_time)])
         @settings(max_examples=9, database=None, deadline=None, suppress_health_check=list(HealthCheck))
         @given(number=strategies.integers(100, 999))
-        async def test_it(no_leaks, number):
-            began = anyio.current_time()
-            await anyio.sleep(number)
-            assert anyio.current_time() == pytest.approx(began + number)
+        async def test_it(is_virtual, number):
+            if is_virtual:
+                began = anyio.current_time()
+                await anyio.sleep(number)
+                assert anyio.current_time() == pytest.approx(began + number)
         """,
     )
-    assert (outcome.tests["test_it[asyncio]"], outcome.tests["test_it[trio]"]) == ("PASSED", "PASSED"), outcome.text
+    for name in ("asyncio-False", "asyncio-True", "trio-False", "trio-True"):
+        assert outcome.tests[f"test_it[{name}]"] == "PASSED", outcome.text
 
 
 def test_virtual_time_needs_anyios_plugin(program):

@@ -64,7 +64,7 @@ def require_async_test(request: pytest.FixtureRequest, asked: str) -> None:
     """Refuse what can only be done to an async test."""
     test: Any = request.function
     if hasattr(test, "hypothesis"):
-        test = test.hypothesis.inner_test
+        test = _innermost(test.hypothesis.inner_test)
     if not inspect.iscoroutinefunction(test):
         pytest.fail(f"{asked} is for async tests\nRight: async def {request.node.originalname}(...):", pytrace=False)
 
@@ -192,7 +192,10 @@ class Overrides:
     def _apply(self, override: _Override, owner: Owner) -> None:
         table: services.Services | None = owner.services
         old = None if table is None else table.cells.get(override.key)
-        if table is None or old is None or old.is_derived:
+        if table is None or old is None:
+            return
+        if old.is_derived:  # one of its own, made by the recipe of a scope above
+            override.refused.append(_exists(old))
             return
         try:
             services.override(owner, override.key, override.recipe)
@@ -220,11 +223,16 @@ class Overrides:
         """No longer; a scope that is still open and has not made the service gets its own factory back."""
         WATCHERS.remove(self._watch)
         for override in self._overrides.values():
-            for old, new in reversed(override.applied):
-                table = new.table
-                if new.owner.phase != "closed" and new.is_untouched and isinstance(table, services.Services):
-                    table.cells[override.key] = old
+            for old, new in override.applied:
+                cells = new.table.cells if isinstance(new.table, services.Services) else {}
+                if new.owner.phase != "closed" and new.is_untouched and cells.get(override.key) is new:
+                    cells[override.key] = old
         self._scopes.clear()
+
+
+def _exists(service: Service) -> ServiceExists:
+    holders = tuple(service.holders)
+    return ServiceExists(key=service.label, path=service.owner.path, state=service.state, holders=holders)
 
 
 # ------------------------------------------------------------------ virtual_time
@@ -352,6 +360,11 @@ def run_checked(item: pytest.Function, virtual: object) -> Generator[None, objec
     return result
 
 
+def _innermost(test: Any) -> Any:
+    """The test itself, where AnyIO has put one of its own in its place for an earlier run with Hypothesis."""
+    return getattr(test, "_anyio_original_func", test)
+
+
 @contextmanager
 def _wrapped(item: pytest.Function, wraps: list[Callable[[Any], Any]]) -> Generator[None, None, None]:
     """Meanwhile, the test function is another one; that of a test of Hypothesis is the one that it calls."""
@@ -360,8 +373,7 @@ def _wrapped(item: pytest.Function, wraps: list[Callable[[Any], Any]]) -> Genera
         return
     holder, attribute = (item.obj.hypothesis, "inner_test") if hasattr(item.obj, "hypothesis") else (item, "obj")
     original = getattr(holder, attribute)
-    # What AnyIO has put there for an earlier backend leads to the test itself.
-    test = getattr(original, "_anyio_original_func", original)
+    test = _innermost(original)
     for wrap in wraps:
         test = wrap(test)
     setattr(holder, attribute, test)
