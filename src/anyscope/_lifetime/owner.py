@@ -342,12 +342,16 @@ class Owner(Branch):
             elif not await self.group.__aexit__(type(cut), cut, cut.__traceback__):
                 return cut
         except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
-            end = sort_out(error)
-            if end.error is not None:
-                self.report(end.error, self._created, f"in {self.path}")
-            self._fatal = self._fatal or end.fatal
-            return end.cut  # noqa: ASYNC104  sorted out, then told or raised
+            return self._take(error)  # noqa: ASYNC104  sorted out, then told or raised
         return None
+
+    def _take(self, raised: BaseException) -> BaseException | None:
+        """Keep what a task group raised; gives the cancellation in it."""
+        end = sort_out(raised)
+        if end.error is not None:
+            self.report(end.error, self._created, f"in {self.path}")
+        self._fatal = self._fatal or end.fatal
+        return end.cut
 
     async def _close_again(self) -> BaseException | None:
         """Go on closing where the closer was itself cancelled natively, or never began."""
@@ -356,7 +360,7 @@ class Owner(Branch):
                 async with anyio.create_task_group() as group:
                     group.create_task(Start(functools.partial(self._close, again=True)), name=f"closer of {self.path}")
         except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
-            return sort_out(error).cut  # noqa: ASYNC104  sorted out, then told or raised
+            return self._take(error)  # noqa: ASYNC104  sorted out, then told or raised
         return None
 
     def _leaving(self, body: BodyEnd, outside: BaseException | None) -> BaseException | None:
@@ -378,11 +382,12 @@ class Owner(Branch):
         self._closer_began = True
         stand_in(Place(self))
         cancelled = anyio.get_cancelled_exc_class()  # noqa: ASYNC118  used at once
-        if not again:
+        # The shield comes only later, so that a cancellation of the group is noticed.
+        is_cancelled = again
+        while self.works.live and not is_cancelled:
             with suppress(cancelled):
                 await self._until_no_live(self._deadline - anyio.current_time())
-        # The shield comes only now, so that a cancellation of the group has been noticed.
-        is_cancelled = again or anyio.current_effective_deadline() == -math.inf
+            is_cancelled = anyio.current_effective_deadline() == -math.inf
         with anyio.CancelScope(shield=True):
             while True:
                 with suppress(cancelled):  # natively: go on where it was
@@ -397,6 +402,7 @@ class Owner(Branch):
         self.advance("closing")
         for daemon in list(self.works.daemons):
             daemon.cancel("its scope has ended")
+        await self._bury_the_unborn()
         await self.works.until_no_daemons()
         while self._clean_ups:
             await self._clean_up(self._clean_ups.pop())
