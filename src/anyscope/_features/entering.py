@@ -17,8 +17,8 @@ async def enter(owner: Owner, manager: object) -> Any:
     usable = as_manager(manager)
     if usable is None:
         raise _not_to_be_entered(manager)
-    owner.require_open("enter", manager)
     title = title_of(manager)
+    owner.require_open("enter", title)
     opening: Opening[Any] = Opening(
         owner,
         title,

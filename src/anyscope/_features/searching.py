@@ -28,12 +28,14 @@ def not_found(branch: Branch, key: Any, *, needed_by: str = "") -> ServiceNotFou
 def not_own(branch: Branch, key: Any) -> ServiceNotFound:
     """The error for a key that `branch` itself would have to provide."""
     above = next((each for each in _chain(branch.parent) if key in _keys(each)), None)
-    shown = label_of(key)
-    hints = (
-        f"{above.path} provides it: override it there, or shadow it here with s.provide({shown}, factory)"
-        if above is not None
-        else "override() is for a service that the scope itself provides",
-    )
+    if above is not None:
+        hint = (
+            f"{above.path} provides it: override it there, or shadow it here with s.provide({label_of(key)}, factory)"
+        )
+    else:
+        hint = "override() is for a service that the scope itself provides"
+    known = [(branch, other) for other in _keys(branch)]
+    hints = (*_namesakes(key, known), *_relatives(key, known), *_misspelt(key, known), hint)
     return _error(branch, key, [branch], "", hints)
 
 

@@ -58,7 +58,7 @@ class Service:
         value: The value while it is ready. Written by `_succeed` and `_retire`.
         is_closed: Whether closing it has begun, or it has crashed. Written by `_retire`.
         is_booked: Whether enough is known of who holds it; then the value is given out the short way.
-        holders: Who holds it: those of the first `BOOKED` uses. Written by `_hand_out`.
+        holders: Who holds it: those of the first `BOOKED` uses. Written by `book`.
         _uses: How many of these there were.
         _opening: The build under way, or the last one.
     """
@@ -123,7 +123,7 @@ class Service:
     @property
     def is_untouched(self) -> bool:
         """Whether it may still be replaced: nothing was made, and nobody has it."""
-        return self.state == "declared" or (self.was_given and not self._uses and not self.is_closed)
+        return not self._uses and (self.state == "declared" or (self.was_given and not self.is_closed))
 
     # ------------------------------------------------------------------ getting it
 
@@ -147,10 +147,15 @@ class Service:
     def _hand_out(self) -> Any:
         if self.is_closed:
             raise self._closed()
-        self._uses += 1
-        self.is_booked = self._uses >= BOOKED
-        self.holders[_asker()] = None
+        self.book()
         return self.value
+
+    def book(self) -> None:
+        """Write down who uses it, until enough is known."""
+        if self._uses < BOOKED:
+            self._uses += 1
+            self.holders[_asker()] = None
+        self.is_booked = self._uses == BOOKED and self.value is not MISSING
 
     def _closed(self) -> ScopeClosed:
         return ScopeClosed(

@@ -26,7 +26,6 @@ Rejected
 
 from __future__ import annotations
 
-from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +39,7 @@ from .service import MISSING, Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextvars import Context
 
     from .._lifetime.branch import Branch
     from .._lifetime.owner import Owner
@@ -54,31 +54,24 @@ class Services:
     Attributes:
         cells: The services by key, in the order in which they were provided.
         _given: The values that were provided before entry, to be closed with the scope; replaced ones too.
-        _context: The context of the scope, of which each factory gets a copy; written once.
     """
 
-    __slots__ = ("_context", "_given", "cells", "owner")
+    __slots__ = ("_given", "cells", "owner")
 
     def __init__(self, owner: Owner) -> None:
         self.owner: Owner = owner
         self.cells: dict[Any, Service] = {}
         self._given: list[Service] = []
-        self._context: Context | None = None
-        if owner.phase != "new":
-            self._take_context()
 
     def __iter__(self) -> Iterator[Service]:
         return iter(self.cells.values())
 
-    def _take_context(self) -> None:
-        self._context = copy_context()
-        self._context.run(OPENING.set, None)  # it may have been provided by a factory
-
     def new_context(self, service: Service) -> Context:
-        """The context for one factory: that of the scope, in which the scope is the current one."""
-        assert self._context is not None
-        context = self._context.copy()
+        """The context for one factory: that of the scope at entry, in which the scope is the current one."""
+        assert self.owner.context is not None
+        context = self.owner.context.copy()
         context.run(HERE.set, FactoryPlace(self.owner, service.label))
+        context.run(OPENING.set, None)  # the scope may have been entered by a factory
         return context
 
     def install(self, service: Service) -> None:
@@ -93,7 +86,6 @@ class Services:
 
     async def begin(self) -> None:
         """The scope has been entered: take charge of the values, and make what is eager, in order."""
-        self._take_context()
         for service in self._given:
             service.push_close()
         self._given.clear()
@@ -151,7 +143,7 @@ def override(owner: Owner, key: object, recipe: Recipe) -> None:
     if old is None or old.is_derived:
         raise not_own(owner, key)
     if not old.is_untouched:
-        raise ServiceExists(key=old.label, path=owner.path, state=old.state, holders=tuple(old.holders))
+        raise _exists(old)
     recipe = replace(recipe, eager=old.recipe.eager, shared=old.recipe.shared)
     table.install(Service(table, key, recipe))
 
@@ -221,6 +213,7 @@ def _own(owner: Owner, service: Service) -> Service:
     if service.recipe.shared or service.owner is owner:
         return service
     owner.require_open("use", service.label)
+    service.book()
     table = _table_of(owner)
     table.install(Service(table, service.key, service.recipe, is_derived=True))
     return table.cells[service.key]
@@ -243,8 +236,14 @@ def _require_free(table: Services, key: object, *, may_replace: bool) -> None:
     old = table.cells.get(key)
     if old is None or (may_replace and old.is_untouched) or (old.is_derived and old.state == "declared"):
         return
+    raise _exists(old)
+
+
+def _exists(old: Service) -> ServiceExists:
     state = "declared" if old.is_untouched else old.state
-    raise ServiceExists(key=old.label, path=table.owner.path, state=state, holders=tuple(old.holders))
+    if state == "declared" and old.holders:
+        state = "ready"  # in the scopes that have one of their own
+    return ServiceExists(key=old.label, path=old.owner.path, state=state, holders=tuple(old.holders))
 
 
 def _needed_by() -> str:

@@ -11,6 +11,7 @@ child in any other task is cancelled by hand. Both are marked at once.
 from __future__ import annotations
 
 import threading
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -82,6 +83,7 @@ class Branch:
         "_thread",
         "_unlisten",
         "cancellation",
+        "context",
         "face",
         "hooks",
         "is_kept",
@@ -113,6 +115,7 @@ class Branch:
         self._place: Place | None = None
         self._former_place: Place | None = None
         self._unlisten: Callable[[], None] | None = None
+        self.context: Context | None = None  # of the code that entered it, as it was then
         # How far it is; only moves forward.
         self.phase: Phase = "new"
         self.cancellation: Cancellation | None = None  # written once, by `_mark_cancelled`
@@ -192,6 +195,7 @@ class Branch:
         self._former_place = HERE.get()
         self._place = Place(self, beneath(here()) if self._former_place is not None else None)
         stand_in(self._place)
+        self.context = copy_context()
         if self.cancellation is not None:
             self._mark_cancelled(self.cancellation)  # it was cancelled before it was entered
         if self.parent is not None:
@@ -219,7 +223,7 @@ class Branch:
     def detach(self) -> None:
         """Let go of everything, so that a context copy that still points here keeps little alive."""
         self.phase = "closed"
-        self._group = None
+        self._group = self.context = None
         self.services = None
         if self._unlisten is not None:
             self._unlisten()

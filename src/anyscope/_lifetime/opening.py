@@ -368,14 +368,12 @@ class Opening(Place, Generic[T]):
         overrun = await self._until_gone()
         if departure is not None:
             departure.__traceback__ = traceback
-        if overrun is not None:
-            raise overrun
-        if self._exit_raised is None:
-            return
-        raised = without(self._exit_raised, departure)
+        raised = None if self._exit_raised is None else without(self._exit_raised, departure)
         self._exit_raised = None
         if raised is not None:
             reraise(raised)
+        if overrun is not None:
+            raise overrun
 
     async def _until_gone(self) -> BaseException | None:
         """Wait for the end of the task; gives the cancellation of a step that ran out of time.

@@ -39,7 +39,7 @@ import functools
 import logging
 import math
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
@@ -71,6 +71,18 @@ MISNESTING_ADVICE = (
 
 TURNS = 50
 """After how many turns of the event loop a child of a cancelled group that has not begun is given up."""
+
+
+class Collector(Protocol):
+    """Knows of errors that nobody has looked at."""
+
+    def peek(self) -> Exception | None:
+        """The first of them."""
+        ...
+
+    def reports(self) -> Iterable[Report]:
+        """All of them, at the very end."""
+        ...
 
 
 def _nothing() -> None:
@@ -125,7 +137,7 @@ class Owner(Branch):
         self._fatal: BaseException | None = None  # the first KeyboardInterrupt or the like
         self._reports: list[Report] = []
         # Who is asked at the end for errors that nobody looked at; features append.
-        self.collectors: list[Callable[[], Iterable[Report]]] = []
+        self.collectors: list[Collector] = []
         self.dropped: int = 0  # errors that were counted but not kept; the collectors add to it
         self._created = 0
         self._clean_ups: list[CleanUp] = []
@@ -212,15 +224,27 @@ class Owner(Branch):
 
     @property
     def departure(self) -> Exception | None:
-        """What a context manager that is left now gets to see: why the scope ends early, if it does.
+        """What a context manager that is left now gets to see, as a nested `with` would show it.
 
-        The error itself; or a report of a cancellation, for a transaction must not commit then.
+        The error that will leave the block, the first if there are several; or a report of a cancellation, for a
+        transaction must not commit then.
         """
-        if self.cancellation is None:
-            return None
-        kind, reason = self.cancellation.kind, self.cancellation.reason
-        if kind in ("error", "deadline") and isinstance(reason, Exception):
-            return reason
+        error = self._first_error()
+        if isinstance(error, (StopIteration, StopAsyncIteration)):
+            return self._report_of(error)  # no coroutine can raise that: Python makes a RuntimeError of it
+        return error
+
+    def _first_error(self) -> Exception | None:
+        cancellation = self.cancellation
+        if cancellation is None or (cancellation.kind == "deadline" and not self._cut):
+            known = (report.error for report in self._reports)
+            unseen = (collector.peek() for collector in self.collectors)
+            return next((error for error in (*known, *unseen) if error is not None), None)
+        if cancellation.kind in ("error", "deadline") and isinstance(cancellation.reason, Exception):
+            return cancellation.reason
+        return self._report_of(cancellation.reason)
+
+    def _report_of(self, reason: object) -> ScopeCancelled:
         return ScopeCancelled(path=self.path, action="everything in it", reason=reason)
 
     def explain_cut(self) -> Cancellation | None:
@@ -366,7 +390,7 @@ class Owner(Branch):
     def _leaving(self, body: BodyEnd, outside: BaseException | None) -> BaseException | None:
         if body is QUIET and outside is None and not (self._reports or self.collectors or self._cut or self._fatal):
             return None  # by far the most frequent end
-        reports = [*self._reports, *(report for collect in self.collectors for report in collect())]
+        reports = [*self._reports, *(report for collector in self.collectors for report in collector.reports())]
         timeout: ScopeTimeout | None = None
         if self._cut and self.cancellation is not None and self.cancellation.kind == "deadline":
             assert isinstance(self.cancellation.reason, ScopeTimeout)

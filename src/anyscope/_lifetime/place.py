@@ -103,12 +103,22 @@ def bottom_of(place: Place) -> Place:
 
 
 def is_kept_by(owner: Branch) -> bool:
-    """Whether the running code belongs to something that `owner` itself ends when it closes."""
+    """Whether the running code belongs to something that `owner` itself ends when it closes.
+
+    That is such a place of its own, or a scope that was opened in one, or anything in and below that scope.
+    """
     place = HERE.get()
     if place is None:
         return False
     bottom = bottom_of(place)
-    return bottom.is_kept and bottom.owner is owner
+    if bottom.is_kept and bottom.owner is owner:
+        return True
+    branch: Branch | None = bottom.owner
+    while branch is not None and branch is not owner:
+        if branch.is_kept and branch.parent is owner:
+            return True
+        branch = branch.parent
+    return False
 
 
 def nearest_open(*, closing_too: bool = False) -> Branch | None:
