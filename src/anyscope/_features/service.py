@@ -52,7 +52,7 @@ class Service:
         key: The key.
         recipe: How it is made.
         value: The value, where it exists already.
-        is_derived: Whether this scope only follows a recipe from above.
+        origin: The one above whose recipe it follows, where each scope has its own.
 
     Attributes:
         value: The value while it is ready. Written by `_succeed` and `_retire`.
@@ -69,8 +69,8 @@ class Service:
         "holders",
         "is_booked",
         "is_closed",
-        "is_derived",
         "key",
+        "origin",
         "owner",
         "recipe",
         "table",
@@ -79,7 +79,7 @@ class Service:
     )
 
     def __init__(
-        self, table: Table, key: Any, recipe: Recipe, *, value: object = MISSING, is_derived: bool = False
+        self, table: Table, key: Any, recipe: Recipe, *, value: object = MISSING, origin: Service | None = None
     ) -> None:
         self.table: Table = table
         self.owner: Owner = table.owner
@@ -87,7 +87,7 @@ class Service:
         self.recipe: Recipe = recipe
         self.value: Any = value
         self.was_given: bool = value is not MISSING
-        self.is_derived: bool = is_derived
+        self.origin: Service | None = origin
         self.is_closed: bool = False
         self.is_booked: bool = False
         self.holders: dict[str, None] = {}
@@ -130,6 +130,7 @@ class Service:
     async def get(self) -> Any:
         """The value, made first where need be."""
         while self.value is MISSING:
+            self.owner.require_own_thread("s.use")
             build = self._build or self._begin()
             if build is None:
                 break  # made at once
@@ -177,6 +178,7 @@ class Service:
         if manager is None and not inspect.isawaitable(made):
             self._succeed(made)
             return None
+        self.holders = {_asker(): None}
         self._opening = Opening(
             self.owner,
             self.label,
@@ -193,6 +195,9 @@ class Service:
 
     def _succeed(self, value: Any) -> None:
         self.value = value
+        self.holders.clear()
+        if self.origin is not None:
+            self.origin.book()
         if self._opening is not None and self._opening.is_manager:
             self._push(self._leave)
         else:

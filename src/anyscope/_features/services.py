@@ -34,7 +34,7 @@ from .._lifetime.place import HERE, Place, bottom_of
 from .._vocabulary.errors import ScopeMisuse, ServiceExists, ServiceNotReady
 from .._vocabulary.keys import check_key, label_of
 from .recipes import Recipe, check_close
-from .searching import not_found, not_own
+from .searching import chain, not_found, not_own
 from .service import MISSING, Service
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def override(owner: Owner, key: object, recipe: Recipe) -> None:
     recipe.check("s.override", key)
     table = _table_to_provide(owner, "override", key)
     old = table.cells.get(key)
-    if old is None or old.is_derived:
+    if old is None or old.origin is not None:
         raise not_own(owner, key)
     if not old.is_untouched:
         raise _exists(old)
@@ -169,8 +169,9 @@ def use_nowait(owner: Owner, key: Any) -> Any:
 
 
 def has(owner: Owner, key: object) -> bool:
-    """`s.has`: whether the scope, or one above it, provides a service."""
-    return _find(owner, "has", key) is not None
+    """`s.has`: whether the scope, or one above it, provides a service; before entry and after the end, too."""
+    check_key(key)
+    return any(each.services is not None and key in each.services.cells for each in chain(owner))
 
 
 def instant(owner: Owner, key: Any) -> Any:
@@ -202,7 +203,8 @@ def _find(owner: Owner, call: str, key: Any) -> Service | None:
     while branch is not None:
         table: Services | None = branch.services
         service = None if table is None else table.cells.get(key)
-        if service is not None:
+        # One that only follows a recipe from above, and was not made after all, is made by the present recipe.
+        if service is not None and (service.origin is None or service.state != "declared"):
             return service
         branch = branch.parent
     return None
@@ -213,10 +215,10 @@ def _own(owner: Owner, service: Service) -> Service:
     if service.recipe.shared or service.owner is owner:
         return service
     owner.require_open("use", service.label)
-    service.book()
     table = _table_of(owner)
-    table.install(Service(table, service.key, service.recipe, is_derived=True))
-    return table.cells[service.key]
+    own = Service(table, service.key, service.recipe, origin=service)
+    table.install(own)
+    return own
 
 
 def _table_of(owner: Owner) -> Services:
@@ -234,7 +236,7 @@ def _table_to_provide(owner: Owner, call: str, key: object) -> Services:
 
 def _require_free(table: Services, key: object, *, may_replace: bool) -> None:
     old = table.cells.get(key)
-    if old is None or (may_replace and old.is_untouched) or (old.is_derived and old.state == "declared"):
+    if old is None or (may_replace and old.is_untouched) or (old.origin is not None and old.state == "declared"):
         return
     raise _exists(old)
 

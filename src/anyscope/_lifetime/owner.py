@@ -42,11 +42,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
-from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
 from .._vocabulary.errors import ScopeCancelled, ScopeMisuse, ScopeTimeout
 from .._vocabulary.hooks import Disposed, Hooks
-from .backend import call_later, running_task, sleep_then
+from .backend import TURNS, call_later, pass_on_cancellation, running_task, sleep_then
 from .branch import AMBIENT, Ambient, Branch, Cancellation
 from .cleanup import CleanUp, run_clean_up
 from .ending import QUIET, BodyEnd, Ending, Report, sort_out
@@ -54,11 +54,12 @@ from .place import Place, stand_in
 from .start import Start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Collection, Coroutine, Iterable
     from contextvars import Context
 
     from .._vocabulary.hooks import DisposalKind
     from .signal import CancelSignal
+    from .works import Work
 
 logger = logging.getLogger("anyscope")
 
@@ -67,10 +68,6 @@ MISNESTING_ADVICE = (
     "generator or a fixture, or `__aenter__` and `__aexit__` called by hand. Open it with `async with` in the\n"
     "task that runs the block, and hand work to other tasks with s.task(...)."
 )
-
-
-TURNS = 50
-"""After how many turns of the event loop a child of a cancelled group that has not begun is given up."""
 
 
 class Collector(Protocol):
@@ -203,7 +200,7 @@ class Owner(Branch):
         return sleeper.cancel
 
     def _expire(self, timeout: float) -> None:
-        running = tuple(work.label for work in self.works.live)
+        running = tuple(dict.fromkeys(work.label for work in self.works.live))
         self.cancel(ScopeTimeout(path=self.path, limit=timeout, running=running), kind="deadline")
 
     # ------------------------------------------------------------------ what goes wrong
@@ -303,7 +300,7 @@ class Owner(Branch):
         return leaving
 
     async def _start_closer(self) -> BaseException | None:
-        """Start the closer, and where something ends by its word alone, see it begin.
+        """Start the closer, and see it begin, since some things end by its word alone.
 
         Returns:
             A native cancellation of the host in the meantime.
@@ -313,8 +310,6 @@ class Owner(Branch):
         while not self._closer_began:
             if turns % TURNS == 0:
                 _ = self.spawn(Start(self._close), f"closer of {self.path}")
-            if not self.works.daemons and not self._clean_ups:
-                break  # without it the group is left too, and `_close_again` does the rest
             turns += 1
             try:
                 await cancel_shielded_checkpoint()
@@ -331,7 +326,7 @@ class Owner(Branch):
         there, that is told.
         """
         try:
-            await checkpoint_if_cancelled()
+            await pass_on_cancellation()
         except anyio.get_cancelled_exc_class() as cut:  # noqa: ASYNC103  sorted out, then told or raised
             return cut  # noqa: ASYNC104  sorted out, then told or raised
         if self.cancellation is not None and self.cancellation.kind == "outside":
@@ -410,7 +405,7 @@ class Owner(Branch):
         is_cancelled = again
         while self.works.live and not is_cancelled:
             with suppress(cancelled):
-                await self._until_no_live(self._deadline - anyio.current_time())
+                await self._until_ended(self.works.live, self._deadline - anyio.current_time())
             is_cancelled = anyio.current_effective_deadline() == -math.inf
         with anyio.CancelScope(shield=True):
             while True:
@@ -421,24 +416,25 @@ class Owner(Branch):
     async def _close_shielded(self, *, is_cancelled: bool) -> None:
         if is_cancelled:
             await self._bury_the_unborn()
-        await self._until_no_live(math.inf if self.close_timeout is None else self.close_timeout)
+        bound = math.inf if self.close_timeout is None else self.close_timeout
+        await self._until_ended(self.works.live, bound)
         self._stop_timer()
         self.advance("closing")
         for daemon in list(self.works.daemons):
             daemon.cancel("its scope has ended")
         await self._bury_the_unborn()
-        await self.works.until_no_daemons()
+        await self._until_ended(self.works.daemons, bound)
         while self._clean_ups:
             await self._clean_up(self._clean_ups.pop())
 
-    async def _until_no_live(self, bound: float) -> None:
-        """Wait for the work; tell once if that takes more than half of `bound`, which is not enforced here."""
+    async def _until_ended(self, works: Collection[Work], bound: float) -> None:
+        """Wait for `works`; tell once if that takes more than half of `bound`, which is not enforced here."""
         if 0 < bound < math.inf:
             with anyio.move_on_after(bound / 2):
-                await self.works.until_no_live()
+                await self.works.until_ended(works)
                 return
-            self._warn(", ".join(work.label for work in self.works.live), bound)
-        await self.works.until_no_live()
+            self._warn(", ".join(dict.fromkeys(work.label for work in works)), bound)
+        await self.works.until_ended(works)
 
     async def _clean_up(self, step: CleanUp) -> None:
         path = self.path

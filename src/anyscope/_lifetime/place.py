@@ -51,6 +51,11 @@ class Place:
         """
         return False
 
+    @property
+    def is_sheltered(self) -> bool:
+        """Whether it is kept, and goes on when its scope is cancelled."""
+        return self.is_kept
+
     def end(self) -> None:
         """Nothing runs here any more; the native task's context leads back here."""
         self.native = None
@@ -102,23 +107,23 @@ def bottom_of(place: Place) -> Place:
     return place if place.below is None else place.below
 
 
-def is_kept_by(owner: Branch) -> bool:
-    """Whether the running code belongs to something that `owner` itself ends when it closes.
+def keeper_under(owner: Branch) -> Place | None:
+    """What `owner` itself ends when it closes and the running code belongs to, if there is such a thing.
 
-    That is such a place of its own, or a scope that was opened in one, or anything in and below that scope.
+    The code stands in it, or in a scope that was opened in it, or anywhere in and below that scope.
     """
     place = HERE.get()
     if place is None:
-        return False
+        return None
     bottom = bottom_of(place)
     if bottom.is_kept and bottom.owner is owner:
-        return True
+        return bottom
     branch: Branch | None = bottom.owner
     while branch is not None and branch is not owner:
-        if branch.is_kept and branch.parent is owner:
-            return True
+        if branch.keeper is not None and branch.parent is owner:
+            return branch.keeper
         branch = branch.parent
-    return False
+    return None
 
 
 def nearest_open(*, closing_too: bool = False) -> Branch | None:
