@@ -100,7 +100,7 @@ def demo(session: nox.Session) -> None:
     """The demo runs to its end, on both backends."""
     _install(session, extras="[trio]")
     for backend in ("asyncio", "trio"):
-        session.run("python", "-m", PACKAGE, "--backend", backend)
+        session.run("python", "-m", PACKAGE, "--backend", backend, "--db", f"{session.create_tmp()}/census.sqlite")
 
 
 @nox.session(python=LOWEST)
