@@ -138,3 +138,4 @@ def benchmarks(session: nox.Session) -> None:
     """The figures that the README states."""
     _install(session, "bench")
     session.run("python", "benchmarks/core.py", *session.posargs)
+    session.run("python", "benchmarks/services.py", *session.posargs)
