@@ -100,7 +100,7 @@ def demo(session: nox.Session) -> None:
     """The demo runs to its end, on both backends."""
     _install(session, extras="[trio]")
     for backend in ("asyncio", "trio"):
-        session.run("python", "-m", PACKAGE, "--backend", backend)
+        session.run("python", "-m", PACKAGE, "--backend", backend, "--db", f"{session.create_tmp()}/census.sqlite")
 
 
 @nox.session(python=LOWEST)
@@ -138,3 +138,4 @@ def benchmarks(session: nox.Session) -> None:
     """The figures that the README states."""
     _install(session, "bench")
     session.run("python", "benchmarks/core.py", *session.posargs)
+    session.run("python", "benchmarks/services.py", *session.posargs)

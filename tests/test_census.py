@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import io
+import logging
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import sysconfig
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import anyio
 import pytest
 
-from anyscope import Err, Ok, Progress, scope
+from anyscope import Err, Ok, Progress, current_scope, scope
 from anyscope._census import run
 from anyscope._census.count import Counts, count, count_text
+from anyscope._census.database import open_database
 from anyscope._census.find import find
 from anyscope._census.options import INSTALLED, Options, UsageError, parse
 from anyscope._census.progress import ProgressLine
@@ -269,6 +275,112 @@ def test_the_watch_cancels_the_scope(backend: str) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- the options
+# ------------------------------------------------------------------ the database and the trace
+def rows(db: Path, query: str) -> list[tuple[Any, ...]]:
+    """Ask a database."""
+    with contextlib.closing(sqlite3.connect(db)) as connection:
+        return connection.execute(query).fetchall()
+
+
+@BACKENDS
+def test_each_census_is_added_to_the_database(tree: Path, tmp_path: Path, backend: str) -> None:
+    """Each has a number; files and errors refer to it, by their names from the root on."""
+    db = tmp_path / "census.db"
+    for number in (1, 2):
+        census = run.take(Options(root=tree, backend=backend, db=db), None)
+        assert census.number == number
+    assert rows(db, "SELECT * FROM census") == [(number, str(tree), backend, 2, 6) for number in (1, 2)]
+    files = [("a.py", 4, 2, 1), (str(Path("deep", "b.py")), 2, 0, 0)]
+    assert sorted(rows(db, "SELECT path, lines, functions, classes FROM files WHERE census = 2")) == files
+    assert sorted(rows(db, "SELECT kind FROM errors WHERE census = 1")) == sorted(
+        (type(error).__name__,) for error in census.failed.values()
+    )
+
+
+def test_the_report_says_where_it_was_written(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its last line, and only with --db."""
+    db = tmp_path / "census.db"
+    assert run.main([str(tree), "--db", str(db)]) == 0
+    assert capsys.readouterr().out.endswith(f"\n\nWritten to {db} as census 1\n")
+    assert run.main([str(tree)]) == 0
+    assert "Written" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["a folder", "in no folder", "no database"])
+def test_an_impossible_database_ends_with_code_2(
+    what: str, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, before anything is counted."""
+    path = {"a folder": tmp_path, "in no folder": tmp_path / "none" / "x.db", "no database": tree / "a.py"}[what]
+    said = "file is not a database" if what == "no database" else "unable to open database file"
+    assert run.main([str(tree), "--db", str(path)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == f"python -m anyscope: error: cannot use {str(path)!r} as a database: {said}\n"
+
+
+@BACKENDS
+def test_a_census_that_was_stopped_is_not_written(tree: Path, tmp_path: Path, backend: str) -> None:
+    """The database is there, and has no part of it."""
+    db = tmp_path / "census.db"
+
+    def stop(_: Progress) -> None:
+        current_scope().cancel("Ctrl-C")
+
+    census = run.take(Options(root=tree, backend=backend, db=db, concurrency=1), cast("ProgressLine", Stopping(stop)))
+    assert census.stopped == "Ctrl-C"
+    assert census.number is None
+    assert rows(db, "SELECT * FROM census") == rows(db, "SELECT * FROM files") == []
+
+
+class Stopping:
+    """Stands in for a progress line."""
+
+    def __init__(self, stop: Callable[[Progress], None]) -> None:
+        self.stop = stop
+
+    def __call__(self, progress: Progress) -> None:
+        self.stop(progress)
+
+    def clear(self) -> None:
+        """Nothing was shown."""
+
+
+async def test_a_write_is_all_or_nothing(tmp_path: Path) -> None:
+    """V5: cancelled in the middle it is waited for, and a failing one leaves nothing."""
+    db = tmp_path / "census.db"
+    options = Options(root=tmp_path)
+    census = Census(results={tmp_path / f"{number}.py": Ok(Counts(1, 0, 0)) for number in range(1000)})
+    async with scope() as s:
+        database = await open_database(str(db))
+        s.on_exit(database.close)
+        with anyio.CancelScope() as cut:
+            cut.cancel()
+            await database.write(census, options)
+        written = len(rows(db, "SELECT * FROM files"))
+        assert written == 1000 * len(rows(db, "SELECT * FROM census"))
+        broken = Census(results={tmp_path / "x.py": Ok(cast("Counts", Counts(object(), 0, 0)))})  # type: ignore[arg-type]
+        with pytest.raises(sqlite3.Error):
+            await database.write(broken, options)
+        assert len(rows(db, "SELECT * FROM files")) == written
+
+
+def test_the_trace_shows_tasks_and_clean_ups(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """H5: in place of the progress, on stderr; afterwards the logger is as it was."""
+    logger = logging.getLogger("anyscope.census")
+    before = (logger.level, logger.propagate, list(logger.handlers))
+    assert run.main([str(tree / "a.py"), "--trace"]) == 0
+    lines = [re.sub(r"^ *\d+ ms  | after .*", "", line) for line in capsys.readouterr().err.splitlines()]
+    assert lines == [
+        "census: daemon stop_on_interrupt (#1) started",
+        "census: job _count_one (#2) started",
+        "census: job _count_one (#2) ended",
+        "census: daemon stop_on_interrupt (#1) was cancelled",
+        "census: service Database (#0) closed",
+    ]
+    assert (logger.level, logger.propagate, list(logger.handlers)) == before
+
+
 def test_the_default_is_the_standard_library_without_what_is_installed() -> None:
     """Thousands of real files that are on every machine."""
     options = parse([])

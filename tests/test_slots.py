@@ -11,7 +11,7 @@ import anyio.abc
 import anyio.lowlevel
 import pytest
 
-from anyscope import Err, Ok, Scope, ScopeTimeout, Task, TaskCancelled, scope
+from anyscope import Err, Ok, Scope, ScopeTimeout, Task, TaskCancelled, current_scope, scope, use
 
 
 class Gauge:
@@ -725,3 +725,21 @@ async def test_the_limit_is_not_shared_with_children() -> None:
                 child.task(gauge.work, n, 0.002)
         assert gauge.most == 5
         running.cancel()
+
+
+async def test_tasks_that_a_factory_starts_take_no_slot() -> None:
+    """T8, V3: whoever waits for a service may hold the last slot, and its factory may need tasks to make it."""
+
+    async def part(number: int) -> int:
+        await anyio.lowlevel.checkpoint()
+        return number
+
+    async def make() -> list[int]:
+        tasks = [current_scope().task(part, number) for number in range(3)]
+        return [await task.unwrap() for task in tasks]
+
+    async with scope(name="app", concurrency=1).provide("parts", make) as s:
+        assert await s.task(use, "parts").unwrap() == [0, 1, 2]
+        holder = s.task(anyio.lowlevel.checkpoint)
+        assert s.task(part, 4).status == "queued"  # once it is made, the limit holds again
+        await holder

@@ -32,12 +32,16 @@ class Options:
         skip: Names of folders to leave out.
         backend: The event loop, `asyncio` or `trio`.
         concurrency: How many files are in hand at once, each in a worker thread.
+        db: The file of the database to write to; `None` keeps it in memory.
+        trace: Whether to log what the scope does, in place of the progress.
     """
 
     root: Path
     skip: frozenset[str] = frozenset()
     backend: str = "asyncio"
     concurrency: int = 8
+    db: Path | None = None
+    trace: bool = False
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -60,6 +64,8 @@ def parse(argv: Sequence[str]) -> Options:
         skip=INSTALLED if asked is None else frozenset(),
         backend=given.backend,
         concurrency=given.concurrency,
+        db=given.db,
+        trace=given.trace,
     )
     _check_backend(options.backend)
     _check_root(options.root)
@@ -82,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--concurrency", metavar="N", type=_count, default=8, help="how many files at once (default: 8)"
     )
+    parser.add_argument("--db", metavar="PATH", type=Path, help="write the result to this SQLite database too")
+    parser.add_argument("--trace", action="store_true", help="log tasks and clean-ups to stderr, not the progress")
     return parser
 
 

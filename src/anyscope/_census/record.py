@@ -22,12 +22,14 @@ class Census:
         results: What became of each file so far, and of each folder that could not be listed.
         seconds: How long it took.
         stopped: Why it was ended early; empty if it was not.
+        number: Its number in the database, once it has been written there.
     """
 
     total: int | None = None
     results: dict[Path, Result[Counts]] = field(default_factory=dict[Path, Result[Counts]])
     seconds: float = 0.0
     stopped: str = ""
+    number: int | None = None
 
     def expect(self, found: Found) -> None:
         """Take note of what the search gave.

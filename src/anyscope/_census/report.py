@@ -35,6 +35,8 @@ def report(census: Census, options: Options) -> str:
         lines += ["", *_largest(census.counted, options.root)]
     if census.failed:
         lines += ["", *_errors(census.failed, options.root)]
+    if options.db is not None and census.number is not None:
+        lines += ["", f"Written to {plain(str(options.db))} as census {census.number}"]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -69,14 +71,14 @@ def _largest(counted: Mapping[Path, Counts], root: Path) -> Iterator[str]:
     """The table of the largest files."""
     yield f"{'lines':>10}{'functions':>12}{'classes':>10}  largest files"
     for path, counts in sorted(counted.items(), key=lambda item: (-item[1].lines, item[0]))[:LARGEST]:
-        yield f"{counts.lines:>10,}{counts.functions:>12,}{counts.classes:>10,}  {_short(path, root)}"
+        yield f"{counts.lines:>10,}{counts.functions:>12,}{counts.classes:>10,}  {short(path, root)}"
 
 
 def _errors(failed: Mapping[Path, Exception], root: Path) -> Iterator[str]:
     """The errors by their kind, the commonest first."""
     kinds: dict[str, list[str]] = collections.defaultdict(list)
     for path, error in sorted(failed.items()):
-        kinds[type(error).__name__].append(f"{_short(path, root)}: {reason(error, path)}")
+        kinds[type(error).__name__].append(f"{short(path, root)}: {reason(error, path)}")
     yield f"{len(failed):,} could not be counted"
     for kind, lines in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0])):
         yield f"  {kind} ({len(lines):,})"
@@ -85,8 +87,16 @@ def _errors(failed: Mapping[Path, Exception], root: Path) -> Iterator[str]:
             yield f"    ... and {len(lines) - ERRORS_PER_KIND:,} more"
 
 
-def _short(path: Path, root: Path) -> str:
-    """Name a file from the root on; the root itself by its last part."""
+def short(path: Path, root: Path) -> str:
+    """Name a file from the root on; the root itself by its last part.
+
+    Args:
+        path: The file.
+        root: The root of the census.
+
+    Returns:
+        The name, as `plain` writes it.
+    """
     return plain(path.name if path == root else str(path.relative_to(root)))
 
 

@@ -18,15 +18,19 @@ import anyio.to_thread
 
 from .. import Err, Ok, Scope, each, scope
 from .count import Counts, count
+from .database import IN_MEMORY, Database, open_database
 from .find import find
 from .options import PROGRAM, Options, UsageError, parse
 from .progress import ProgressLine
 from .record import Census
 from .report import plain, report
+from .trace import tracing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from .. import Hooks
 
 USAGE = 2
 INTERRUPTED = 130  # as shells say it: 128 + SIGINT
@@ -45,7 +49,11 @@ def main(argv: Sequence[str]) -> int:
     """
     try:
         options = parse(argv)
-        census = take(options, ProgressLine(sys.stderr))
+        if options.trace:
+            with tracing(sys.stderr) as hooks:
+                census = take(options, None, hooks)
+        else:
+            census = take(options, ProgressLine(sys.stderr))
         _print(report(census, options))
     except UsageError as error:
         sys.stderr.write(f"{PROGRAM}: error: {plain(str(error))}\n")
@@ -58,12 +66,13 @@ def main(argv: Sequence[str]) -> int:
     return INTERRUPTED if census.stopped else 0
 
 
-def take(options: Options, progress: ProgressLine) -> Census:
+def take(options: Options, progress: ProgressLine | None, *hooks: Hooks) -> Census:
     """Take a census on an event loop of its own.
 
     Args:
         options: What to count, and how.
-        progress: Told about each file.
+        progress: Told about each file, if given.
+        *hooks: Told about tasks and clean-ups.
 
     Returns:
         All that is known; after Ctrl-C that is a part of it.
@@ -75,13 +84,14 @@ def take(options: Options, progress: ProgressLine) -> Census:
             # For all threads at once: the files' own warnings are none of ours.
             warnings.simplefilter("ignore", SyntaxWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
-            anyio.run(count_all, options, census, progress, backend=options.backend)
+            anyio.run(count_all, options, census, progress, *hooks, backend=options.backend)
     except BaseException as error:  # noqa: ASYNC103  the loop has ended already
         if not is_interrupt(error):
             raise
         census.stopped = INTERRUPT  # before the watch was on, or after it was off
     finally:
-        progress.clear()
+        if progress is not None:
+            progress.clear()
         census.seconds = time.perf_counter() - began
     return census
 
@@ -99,17 +109,23 @@ def is_interrupt(error: BaseException) -> bool:
     return all(map(is_interrupt, inner)) if inner else isinstance(error, (KeyboardInterrupt, asyncio.CancelledError))
 
 
-async def count_all(options: Options, census: Census, progress: ProgressLine) -> None:
-    """Find the files and count each of them, all under one scope.
+async def count_all(options: Options, census: Census, progress: ProgressLine | None, *hooks: Hooks) -> None:
+    """Find the files, count each of them and write the result to the database, all under one scope.
 
     Args:
         options: What to count, and how.
         census: Where to write down what is known, as soon as it is.
-        progress: Told about each file.
+        progress: Told about each file, if given.
+        *hooks: Told about tasks and clean-ups.
+
+    Raises:
+        UsageError: The database cannot be used.
     """
     threads = anyio.CapacityLimiter(options.concurrency)
     count_one = functools.partial(_count_one, census, threads)
-    async with scope(name="census") as s:
+    open_it = functools.partial(open_database, str(options.db or IN_MEMORY))
+    # Eager: that a file is no database has to be known before an hour of counting.
+    async with scope(name="census", hooks=hooks).provide(Database, open_it, Database.close, eager=True) as s:
         s.start_soon(stop_on_interrupt, s, daemon=True)
         found = await anyio.to_thread.run_sync(find, options.root, options.skip, anyio.from_thread.check_cancelled)
         census.expect(found)
@@ -117,6 +133,7 @@ async def count_all(options: Options, census: Census, progress: ProgressLine) ->
             each(count_one, found.files), concurrency=options.concurrency, on_progress=progress
         )
         census.complete(found, aggregate)
+        census.number = await (await s.use(Database)).write(census, options)
     if s.cancelled:
         census.stopped = str(s.cancel_reason)
 

@@ -16,7 +16,12 @@ from .._vocabulary.keys import Key, check_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from contextlib import (
+        AbstractAsyncContextManager,
+        AbstractContextManager,
+        _AsyncGeneratorContextManager,
+        _GeneratorContextManager,
+    )
 
     from typing_extensions import Self
 
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 D = TypeVar("D")
+F = TypeVar("F", bound="Callable[[], Any]")
 
 
 class Provides(Generic[T]):
@@ -40,12 +46,12 @@ class Provides(Generic[T]):
     def __call__(self, factory: Callable[[], Iterator[T]], /) -> Callable[[], Iterator[T]]: ...
     @overload
     def __call__(
-        self, factory: Callable[[], AbstractAsyncContextManager[T]], /
-    ) -> Callable[[], AbstractAsyncContextManager[T]]: ...
+        self, factory: Callable[[], _AsyncGeneratorContextManager[T]], /
+    ) -> Callable[[], _AsyncGeneratorContextManager[T]]: ...
     @overload
     def __call__(
-        self, factory: Callable[[], AbstractContextManager[T]], /
-    ) -> Callable[[], AbstractContextManager[T]]: ...
+        self, factory: Callable[[], _GeneratorContextManager[T]], /
+    ) -> Callable[[], _GeneratorContextManager[T]]: ...
     @overload
     def __call__(self, factory: Callable[[], Awaitable[T]], /) -> Callable[[], Awaitable[T]]: ...
     @overload
@@ -78,7 +84,7 @@ class Providing:
     def provide(
         self,
         key: type[T] | Key[T],
-        factory: Callable[[], AbstractAsyncContextManager[T]] | Callable[[], AbstractContextManager[T]],
+        factory: Callable[[], _AsyncGeneratorContextManager[T]] | Callable[[], _GeneratorContextManager[T]],
         *,
         enter: bool = ...,
         eager: bool = ...,
@@ -89,7 +95,19 @@ class Providing:
     def provide(
         self,
         key: type[T] | Key[T],
-        factory: Callable[[], Awaitable[AbstractAsyncContextManager[T]]],
+        factory: Callable[[], AbstractAsyncContextManager[T]] | Callable[[], AbstractContextManager[T]],
+        *,
+        enter: Literal[True],
+        eager: bool = ...,
+        shared: bool = ...,
+        replace: bool = ...,
+    ) -> Self: ...
+    @overload
+    def provide(
+        self,
+        key: type[T] | Key[T],
+        factory: Callable[[], Awaitable[AbstractAsyncContextManager[T]]]
+        | Callable[[], Awaitable[AbstractContextManager[T]]],
         *,
         enter: Literal[True],
         eager: bool = ...,
@@ -197,7 +215,11 @@ class Providing:
         services.provide(self._owner, key, recipe, may_replace=replace)
         return self
 
-    def provides(self, key: type[T] | Key[T] | str) -> Provides[T]:
+    @overload
+    def provides(self, key: type[T] | Key[T]) -> Provides[T]: ...
+    @overload
+    def provides(self, key: str) -> Callable[[F], F]: ...
+    def provides(self, key: type[Any] | Key[Any] | str) -> Any:
         """As `provide()`, as a decorator of the factory; without `close`, so best for generators.
 
         Args:
@@ -225,7 +247,10 @@ class Providing:
             good-bye
         """
         check_key(key)
-        return Provides(lambda factory: services.provide(self._owner, key, Recipe(factory), may_replace=False))
+        decorator: Provides[Any] = Provides(
+            lambda factory: services.provide(self._owner, key, Recipe(factory), may_replace=False)
+        )
+        return decorator
 
     @overload
     def provide_value(self, key: type[T] | Key[T], value: T, close: Callable[[T], object] | None = None) -> Self: ...
@@ -263,9 +288,26 @@ class Providing:
     def override(
         self,
         key: type[T] | Key[T],
-        factory: Callable[[], AbstractAsyncContextManager[T]] | Callable[[], AbstractContextManager[T]],
+        factory: Callable[[], _AsyncGeneratorContextManager[T]] | Callable[[], _GeneratorContextManager[T]],
         *,
         enter: bool = ...,
+    ) -> Self: ...
+    @overload
+    def override(
+        self,
+        key: type[T] | Key[T],
+        factory: Callable[[], AbstractAsyncContextManager[T]] | Callable[[], AbstractContextManager[T]],
+        *,
+        enter: Literal[True],
+    ) -> Self: ...
+    @overload
+    def override(
+        self,
+        key: type[T] | Key[T],
+        factory: Callable[[], Awaitable[AbstractAsyncContextManager[T]]]
+        | Callable[[], Awaitable[AbstractContextManager[T]]],
+        *,
+        enter: Literal[True],
     ) -> Self: ...
     @overload
     def override(
@@ -390,10 +432,13 @@ class Providing:
             ScopeMisuse: Before entry.
             TypeError: The key is no key.
         """
-        return services.use_nowait(self._owner, key)
+        value = services.instant(self._owner, key)
+        return services.use_nowait(self._owner, key) if value is MISSING else value
 
     def has(self, key: type[Any] | Key[Any] | str, /) -> bool:
         """Whether this scope or one above it provides a service, made or not.
+
+        Before entry that is what this scope provides; after the end it is nothing of its own.
 
         Args:
             key: What it may have been provided as.

@@ -72,7 +72,10 @@ class Scope(Providing):
         except BaseException as error:
             if not await self.__aexit__(type(error), error, error.__traceback__):  # noqa: ASYNC102  as in __aexit__
                 raise
-            raise ScopeCancelled(path=self.path, action="entering it", reason=self.cancel_reason) from None
+            # The cancellation was this scope's own, and has been absorbed.
+            raise ScopeCancelled(  # noqa: ASYNC104  see above
+                path=self.path, action="entering it", reason=self.cancel_reason
+            ) from None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._features.task import Task
-from .._lifetime.opening import Opening
+from .._lifetime.opening import Opening, Wait
 from .._lifetime.owner import Owner
 from .._vocabulary.errors import because
 
@@ -53,7 +53,7 @@ def statistics_of(owner: Owner, tasks: Tasks | None) -> ScopeStatistics:
     """Count now."""
     queued = len(tasks.slots.queued) if tasks is not None and tasks.slots is not None else 0
     children = sum(1 for _ in owner.children)
-    not_running = queued + sum(isinstance(work, (Owner, Opening)) for work in owner.works.live)
+    not_running = queued + sum(isinstance(work, (Owner, Opening, Wait)) for work in owner.works)
     return ScopeStatistics(
         running=len(owner.works.live) + len(owner.works.daemons) - not_running,
         queued=queued,
@@ -98,7 +98,7 @@ def _lines(owner: Owner) -> Iterator[str]:
                 yield f"{indent}  task {work.label} {work.status}{kind}"
             elif isinstance(work, Opening):
                 yield from (f"{indent}  entering {work.label}" for _ in range(work.kind == "entered"))
-            elif not isinstance(work, Owner):
+            elif not isinstance(work, (Owner, Wait)):
                 yield f"{indent}  call {work.label}"
         yield from (f"{indent}  {line}" for line in (*_services(current), *_to_close(current)))
         stack.extend((depth + 1, child) for child in reversed(list(current.children)))

@@ -17,8 +17,8 @@ async def enter(owner: Owner, manager: object) -> Any:
     usable = as_manager(manager)
     if usable is None:
         raise _not_to_be_entered(manager)
-    owner.require_open("enter", manager)
     title = title_of(manager)
+    owner.require_open("enter", title)
     opening: Opening[Any] = Opening(
         owner,
         title,
@@ -36,5 +36,6 @@ def _not_to_be_entered(value: object) -> TypeError:
     if inspect.isawaitable(value) and inspect.iscoroutine(value):
         value.close()
     name = getattr(value, "__qualname__", type(value).__qualname__).rpartition("<locals>.")[2]
-    right = f"s.enter({name}(...))" if callable(value) else "s.enter(manager)"
+    is_maker = callable(value) and not inspect.iscoroutinefunction(value)
+    right = f"s.enter({name}(...))" if is_maker else "s.enter(manager)"
     return TypeError(f"s.enter(...): expected a context manager, got {type(value).__name__}\nRight: await {right}")

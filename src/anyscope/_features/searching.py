@@ -19,30 +19,33 @@ MOST_BELOW = 1000
 
 def not_found(branch: Branch, key: Any, *, needed_by: str = "") -> ServiceNotFound:
     """The error for a key that neither `branch` nor a scope above it provides."""
-    chain = list(_chain(branch))
-    known = [(each, other) for each in chain for other in _keys(each)]
+    scopes = list(chain(branch))
+    known = [(each, other) for each in scopes for other in _keys(each)]
     hints = (*_namesakes(key, known), *_relatives(key, known), *_misspelt(key, known), *_below(key, branch))
-    return _error(branch, key, chain, needed_by, tuple(dict.fromkeys(hints)))
+    return _error(branch, key, scopes, needed_by, tuple(dict.fromkeys(hints)))
 
 
 def not_own(branch: Branch, key: Any) -> ServiceNotFound:
     """The error for a key that `branch` itself would have to provide."""
-    above = next((each for each in _chain(branch.parent) if key in _keys(each)), None)
-    shown = label_of(key)
-    hints = (
-        f"{above.path} provides it: override it there, or shadow it here with s.provide({shown}, factory)"
-        if above is not None
-        else "override() is for a service that the scope itself provides",
-    )
+    above = next((each for each in chain(branch.parent) if key in _keys(each)), None)
+    if above is not None:
+        hint = (
+            f"{above.path} provides it: override it there, or shadow it here with s.provide({label_of(key)}, factory)"
+        )
+    else:
+        hint = "override() is for a service that the scope itself provides"
+    known = [(branch, other) for other in _keys(branch)]
+    hints = (*_namesakes(key, known), *_relatives(key, known), *_misspelt(key, known), hint)
     return _error(branch, key, [branch], "", hints)
 
 
-def _error(branch: Branch, key: Any, chain: list[Branch], needed_by: str, hints: tuple[str, ...]) -> ServiceNotFound:
-    searched = tuple((each.path, tuple(map(label_of, _keys(each)))) for each in chain)
+def _error(branch: Branch, key: Any, scopes: list[Branch], needed_by: str, hints: tuple[str, ...]) -> ServiceNotFound:
+    searched = tuple((each.path, tuple(map(label_of, _keys(each)))) for each in scopes)
     return ServiceNotFound(key=label_of(key), path=branch.path, needed_by=needed_by, searched=searched, hints=hints)
 
 
-def _chain(branch: Branch | None) -> Iterator[Branch]:
+def chain(branch: Branch | None) -> Iterator[Branch]:
+    """The scope, and those above it."""
     while branch is not None:
         yield branch
         branch = branch.parent

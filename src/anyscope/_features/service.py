@@ -52,13 +52,13 @@ class Service:
         key: The key.
         recipe: How it is made.
         value: The value, where it exists already.
-        is_derived: Whether this scope only follows a recipe from above.
+        origin: The one above whose recipe it follows, where each scope has its own.
 
     Attributes:
         value: The value while it is ready. Written by `_succeed` and `_retire`.
         is_closed: Whether closing it has begun, or it has crashed. Written by `_retire`.
         is_booked: Whether enough is known of who holds it; then the value is given out the short way.
-        holders: Who holds it: those of the first `BOOKED` uses. Written by `_hand_out`.
+        holders: Who holds it: those of the first `BOOKED` uses. Written by `book`.
         _uses: How many of these there were.
         _opening: The build under way, or the last one.
     """
@@ -69,8 +69,8 @@ class Service:
         "holders",
         "is_booked",
         "is_closed",
-        "is_derived",
         "key",
+        "origin",
         "owner",
         "recipe",
         "table",
@@ -79,7 +79,7 @@ class Service:
     )
 
     def __init__(
-        self, table: Table, key: Any, recipe: Recipe, *, value: object = MISSING, is_derived: bool = False
+        self, table: Table, key: Any, recipe: Recipe, *, value: object = MISSING, origin: Service | None = None
     ) -> None:
         self.table: Table = table
         self.owner: Owner = table.owner
@@ -87,7 +87,7 @@ class Service:
         self.recipe: Recipe = recipe
         self.value: Any = value
         self.was_given: bool = value is not MISSING
-        self.is_derived: bool = is_derived
+        self.origin: Service | None = origin
         self.is_closed: bool = False
         self.is_booked: bool = False
         self.holders: dict[str, None] = {}
@@ -123,13 +123,14 @@ class Service:
     @property
     def is_untouched(self) -> bool:
         """Whether it may still be replaced: nothing was made, and nobody has it."""
-        return self.state == "declared" or (self.was_given and not self._uses and not self.is_closed)
+        return not self._uses and (self.state == "declared" or (self.was_given and not self.is_closed))
 
     # ------------------------------------------------------------------ getting it
 
     async def get(self) -> Any:
         """The value, made first where need be."""
         while self.value is MISSING:
+            self.owner.require_own_thread("s.use")
             build = self._build or self._begin()
             if build is None:
                 break  # made at once
@@ -147,10 +148,15 @@ class Service:
     def _hand_out(self) -> Any:
         if self.is_closed:
             raise self._closed()
-        self._uses += 1
-        self.is_booked = self._uses >= BOOKED
-        self.holders[_asker()] = None
+        self.book()
         return self.value
+
+    def book(self) -> None:
+        """Write down who uses it, until enough is known."""
+        if self._uses < BOOKED:
+            self._uses += 1
+            self.holders[_asker()] = None
+        self.is_booked = self._uses == BOOKED and self.value is not MISSING
 
     def _closed(self) -> ScopeClosed:
         return ScopeClosed(
@@ -172,6 +178,7 @@ class Service:
         if manager is None and not inspect.isawaitable(made):
             self._succeed(made)
             return None
+        self.holders = {_asker(): None}
         self._opening = Opening(
             self.owner,
             self.label,
@@ -188,6 +195,9 @@ class Service:
 
     def _succeed(self, value: Any) -> None:
         self.value = value
+        self.holders.clear()
+        if self.origin is not None:
+            self.origin.book()
         if self._opening is not None and self._opening.is_manager:
             self._push(self._leave)
         else:

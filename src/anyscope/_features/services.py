@@ -26,7 +26,6 @@ Rejected
 
 from __future__ import annotations
 
-from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +35,12 @@ from .._lifetime.watching import WATCHERS, tell
 from .._vocabulary.errors import ScopeMisuse, ServiceExists, ServiceNotReady
 from .._vocabulary.keys import check_key, label_of
 from .recipes import Recipe, check_close
-from .searching import not_found, not_own
+from .searching import chain, not_found, not_own
 from .service import MISSING, Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextvars import Context
 
     from .._lifetime.branch import Branch
     from .._lifetime.owner import Owner
@@ -55,31 +55,24 @@ class Services:
     Attributes:
         cells: The services by key, in the order in which they were provided.
         _given: The values that were provided before entry, to be closed with the scope; replaced ones too.
-        _context: The context of the scope, of which each factory gets a copy; written once.
     """
 
-    __slots__ = ("_context", "_given", "cells", "owner")
+    __slots__ = ("_given", "cells", "owner")
 
     def __init__(self, owner: Owner) -> None:
         self.owner: Owner = owner
         self.cells: dict[Any, Service] = {}
         self._given: list[Service] = []
-        self._context: Context | None = None
-        if owner.phase != "new":
-            self._take_context()
 
     def __iter__(self) -> Iterator[Service]:
         return iter(self.cells.values())
 
-    def _take_context(self) -> None:
-        self._context = copy_context()
-        self._context.run(OPENING.set, None)  # it may have been provided by a factory
-
     def new_context(self, service: Service) -> Context:
-        """The context for one factory: that of the scope, in which the scope is the current one."""
-        assert self._context is not None
-        context = self._context.copy()
+        """The context for one factory: that of the scope at entry, in which the scope is the current one."""
+        assert self.owner.context is not None
+        context = self.owner.context.copy()
         context.run(HERE.set, FactoryPlace(self.owner, service.label))
+        context.run(OPENING.set, None)  # the scope may have been entered by a factory
         return context
 
     def install(self, service: Service) -> None:
@@ -94,7 +87,6 @@ class Services:
 
     async def begin(self) -> None:
         """The scope has been entered: take charge of the values, and make what is eager, in order."""
-        self._take_context()
         for service in self._given:
             service.push_close()
         self._given.clear()
@@ -149,10 +141,10 @@ def override(owner: Owner, key: object, recipe: Recipe) -> None:
     recipe.check("s.override", key)
     table = _table_to_provide(owner, "override", key)
     old = table.cells.get(key)
-    if old is None or old.is_derived:
+    if old is None or old.origin is not None:
         raise not_own(owner, key)
     if not old.is_untouched:
-        raise ServiceExists(key=old.label, path=owner.path, state=old.state, holders=tuple(old.holders))
+        raise _exists(old)
     recipe = replace(recipe, eager=old.recipe.eager, shared=old.recipe.shared)
     table.install(Service(table, key, recipe))
 
@@ -178,8 +170,9 @@ def use_nowait(owner: Owner, key: Any) -> Any:
 
 
 def has(owner: Owner, key: object) -> bool:
-    """`s.has`: whether the scope, or one above it, provides a service."""
-    return _find(owner, "has", key) is not None
+    """`s.has`: whether the scope, or one above it, provides a service; before entry and after the end, too."""
+    check_key(key)
+    return any(each.services is not None and key in each.services.cells for each in chain(owner))
 
 
 def instant(owner: Owner, key: Any) -> Any:
@@ -211,7 +204,8 @@ def _find(owner: Owner, call: str, key: Any) -> Service | None:
     while branch is not None:
         table: Services | None = branch.services
         service = None if table is None else table.cells.get(key)
-        if service is not None:
+        # One that only follows a recipe from above, and was not made after all, is made by the present recipe.
+        if service is not None and (service.origin is None or service.state != "declared"):
             return service
         branch = branch.parent
     return None
@@ -223,8 +217,9 @@ def _own(owner: Owner, service: Service) -> Service:
         return service
     owner.require_open("use", service.label)
     table = _table_of(owner)
-    table.install(Service(table, service.key, service.recipe, is_derived=True))
-    return table.cells[service.key]
+    own = Service(table, service.key, service.recipe, origin=service)
+    table.install(own)
+    return own
 
 
 def _table_of(owner: Owner) -> Services:
@@ -248,10 +243,16 @@ def _install_new(table: Services, service: Service) -> None:
 
 def _require_free(table: Services, key: object, *, may_replace: bool) -> None:
     old = table.cells.get(key)
-    if old is None or (may_replace and old.is_untouched) or (old.is_derived and old.state == "declared"):
+    if old is None or (may_replace and old.is_untouched) or (old.origin is not None and old.state == "declared"):
         return
+    raise _exists(old)
+
+
+def _exists(old: Service) -> ServiceExists:
     state = "declared" if old.is_untouched else old.state
-    raise ServiceExists(key=old.label, path=table.owner.path, state=state, holders=tuple(old.holders))
+    if state == "declared" and old.holders:
+        state = "ready"  # in the scopes that have one of their own
+    return ServiceExists(key=old.label, path=old.owner.path, state=state, holders=tuple(old.holders))
 
 
 def _needed_by() -> str:

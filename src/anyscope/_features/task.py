@@ -18,7 +18,7 @@ from .._lifetime.opening import is_part_of_opening
 from .._lifetime.place import Place, beneath, here, stand_in
 from .._lifetime.start import Start
 from .._lifetime.watching import WATCHERS, tell
-from .._vocabulary.errors import ScopeMisuse, TaskCancelled, TaskNotDone
+from .._vocabulary.errors import ScopeCancelled, ScopeMisuse, TaskCancelled, TaskNotDone
 from .._vocabulary.options import name_of
 from .._vocabulary.results import Err, Ok, Result
 from .attempt import NATIVELY, attempt, failed
@@ -27,6 +27,7 @@ from .telling import hooked, outcome_of
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
 
+    from .._lifetime.branch import Branch
     from .._vocabulary.hooks import TaskKind
     from .tasks import Tasks
 
@@ -343,13 +344,23 @@ class Task(Place, Generic[T_co]):
         try:
             if self._limit is None:
                 return Ok(await coro)  # what `attempt` does, without its frame
-            return await attempt(coro, self._limit, self.full_label)
+            return self._or_cut_off(await attempt(coro, self._limit, self.full_label))
         except Exception as error:
-            return failed(error)
+            return self._or_cut_off(failed(error))
         except BaseException as raised:  # noqa: ASYNC103  sorted out, then told or raised
             return self._interrupted(raised)  # noqa: ASYNC104  sorted out, then told or raised
         finally:
             del self  # as in _drive
+
+    def _or_cut_off(self, result: Result[T_co]) -> Result[T_co]:
+        """The result; but a report that a scope of ours was cancelled is no failure: it is that cancellation.
+
+        A daemon gets one, which is shielded itself but waits for a service that is no longer made.
+        """
+        error = result.pair()[0]
+        if isinstance(error, ScopeCancelled) and _was_cancelled(self.owner, error.path):
+            return self._cut_off()
+        return result
 
     def _interrupted(self, raised: BaseException) -> Err[Exception]:
         end = sort_out(raised)
@@ -371,6 +382,15 @@ class Task(Place, Generic[T_co]):
             self.tasks.slots.end(self)
         self.tasks.ended(self, result.pair()[0])
         self.owner.works.part(self)
+
+
+def _was_cancelled(branch: Branch | None, path: str) -> bool:
+    """Whether the scope at `path` was cancelled, if that is `branch` or one above it."""
+    while branch is not None:
+        if branch.cancelled and branch.path == path:
+            return True
+        branch = branch.parent
+    return False
 
 
 def _is_task(place: object) -> TypeGuard[Task[Any]]:

@@ -49,7 +49,7 @@ class Tasks:
         self.cancelled: int = 0
         self._unobserved: dict[int, Task[Any]] = {}
         self._beyond: set[int] = set()
-        owner.collectors.append(self._unobserved_reports)
+        owner.collectors.append(self)
         if self.slots is not None:
             owner.listeners.add(self._cancel_queued)
 
@@ -86,7 +86,13 @@ class Tasks:
         """How many errors nobody has looked at."""
         return len(self._unobserved) + len(self._beyond)
 
-    def _unobserved_reports(self) -> Iterator[Report]:
+    def peek(self) -> Exception | None:
+        """The first error that nobody has looked at."""
+        first = next(iter(self._unobserved.values()), None)
+        return None if first is None else first.peek()
+
+    def reports(self) -> Iterator[Report]:
+        """The errors that nobody has looked at; they are kept no longer."""
         self.owner.dropped += len(self._beyond)
         for index, task in self._unobserved.items():
             error = task.peek()

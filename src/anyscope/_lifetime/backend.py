@@ -8,13 +8,18 @@ which is what it takes on Trio.
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+TURNS = 50
+"""How many turns of the loop to wait for something that takes a few."""
 
 
 def running_task() -> object:
@@ -37,6 +42,17 @@ def running_loop() -> object:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+async def pass_on_cancellation() -> None:
+    """Raise the cancellation of the running task if it is cancelled by a scope; else no checkpoint.
+
+    On asyncio it may take some turns of the loop to arrive.
+    """
+    for _ in range(TURNS):
+        if anyio.current_effective_deadline() != -math.inf:
+            return
+        await checkpoint_if_cancelled()
 
 
 def call_later(delay: float, callback: Callable[[], object]) -> Callable[[], None] | None:

@@ -11,6 +11,7 @@ child in any other task is cancelled by hand. Both are marked at once.
 from __future__ import annotations
 
 import threading
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -22,7 +23,7 @@ from .._vocabulary.hooks import CancelKind, Cancelled, Hooks
 from .._vocabulary.options import name_of
 from .backend import running_loop
 from .hookset import HookSet
-from .place import HERE, Place, beneath, here, is_inside, is_kept_by, nearest_open, stand_in
+from .place import HERE, Place, beneath, here, is_inside, keeper_under, nearest_open, stand_in
 from .signal import CancelSignal, Listeners, wrong_thread
 from .watching import WATCHERS, tell
 from .works import Works
@@ -83,10 +84,11 @@ class Branch:
         "_thread",
         "_unlisten",
         "cancellation",
+        "context",
         "face",
         "hooks",
-        "is_kept",
         "is_nested",
+        "keeper",
         "name",
         "parent",
         "phase",
@@ -106,7 +108,7 @@ class Branch:
         # Where it hangs; written once, by `enter`.
         self.parent: Branch | None = None
         self.is_nested: bool = False  # whether the backend cancels it along with its parent
-        self.is_kept: bool = False  # whether it ends with a daemon or a service of the parent, see Place.is_kept
+        self.keeper: Place | None = None  # the daemon or the service of the parent that it ends with
         self.hooks: HookSet | None = None
         self._loop: object = None
         self._thread = 0  # 0: not entered, so every thread may touch it
@@ -114,6 +116,7 @@ class Branch:
         self._place: Place | None = None
         self._former_place: Place | None = None
         self._unlisten: Callable[[], None] | None = None
+        self.context: Context | None = None  # of the code that entered it, as it was then
         # How far it is; only moves forward.
         self.phase: Phase = "new"
         self.cancellation: Cancellation | None = None  # written once, by `_mark_cancelled`
@@ -163,7 +166,7 @@ class Branch:
         self.parent = parent
         if parent is not None:
             self.is_nested = is_inside(parent)
-            self.is_kept = is_kept_by(parent)
+            self.keeper = keeper_under(parent)
             self.hooks = parent.hooks
         if self._own_hooks:
             self.hooks = HookSet(self.hooks, self._own_hooks)
@@ -193,6 +196,7 @@ class Branch:
         self._former_place = HERE.get()
         self._place = Place(self, beneath(here()) if self._former_place is not None else None)
         stand_in(self._place)
+        self.context = copy_context()
         if self.cancellation is not None:
             self._mark_cancelled(self.cancellation)  # it was cancelled before it was entered
         if self.parent is not None:
@@ -208,10 +212,9 @@ class Branch:
         Not where it belongs to something that this scope itself ends at last, shielded until then.
         """
         self._children[child] = None
-        if child.is_kept:
-            return
-        self.works.join(child)
-        if self.cancellation is not None:
+        if child.keeper is None:
+            self.works.join(child)
+        if self.cancellation is not None and not child.is_sheltered:
             child.cancel(self.cancellation.reason, kind="parent")
 
     def release(self, child: Branch) -> None:
@@ -222,7 +225,7 @@ class Branch:
     def detach(self) -> None:
         """Let go of everything, so that a context copy that still points here keeps little alive."""
         self.phase = "closed"
-        self._group = None
+        self._group = self.context = None
         self.services = None
         if self._unlisten is not None:
             self._unlisten()
@@ -231,6 +234,11 @@ class Branch:
         if HERE.get() is self._place:
             HERE.set(self._former_place)
         self._place = self._former_place = None
+
+    @property
+    def is_sheltered(self) -> bool:
+        """Whether it goes on when its parent is cancelled."""
+        return self.keeper is not None and self.keeper.is_sheltered
 
     @property
     def is_unborn(self) -> bool:
@@ -319,7 +327,7 @@ class Branch:
             branch, why = waiting.pop()
             if branch.cancellation is None and branch.phase not in ("closing", "closed"):
                 branch._mark_cancelled(Cancellation(why, reason))  # noqa: SLF001  another one of this class
-                heirs = [child for child in branch.children if not child.is_kept]
+                heirs = [child for child in branch.children if not child.is_sheltered]
                 waiting.extend((child, "parent") for child in reversed(heirs))
 
     def _mark_cancelled(self, cancellation: Cancellation) -> None:

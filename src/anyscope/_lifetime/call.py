@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from .._vocabulary.errors import ScopeCancelled
-from .place import HERE, Place, beneath, here, is_inside, is_kept_by, stand_in
+from .place import HERE, Place, beneath, here, is_inside, keeper_under, stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ class Call:
 
     def __enter__(self) -> Self:
         owner = self.owner
-        if not is_kept_by(owner):
+        if keeper_under(owner) is None:
             owner.works.join(self)
         if not is_inside(owner):
             self._enter_scope()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from .._vocabulary.errors import CloseTimeout, ScopeCancelled
-from .ending import sort_out
+from .ending import QUIET, sort_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,20 +76,14 @@ async def run_clean_up(
                 await made
     except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
         raised = error
-    return _end_of(step, path, bound, raised, overran=limit.cancelled_caught, duration=anyio.current_time() - began)
-
-
-def _end_of(
-    step: CleanUp, path: str, bound: float | None, raised: BaseException | None, *, overran: bool, duration: float
-) -> CleanUpEnd:
-    if overran:
+    duration = anyio.current_time() - began
+    end = QUIET if raised is None else sort_out(raised)
+    if end.fatal is not None or end.error is not None:
+        return CleanUpEnd(duration, end.error if end.fatal is None else None, end.fatal)
+    # Not `cancelled_caught` alone: the limit does not absorb its own cancellation where a native one came too.
+    if limit.cancelled_caught or (limit.cancel_called and end.cut is not None):
         assert bound is not None
         return CleanUpEnd(duration, CloseTimeout(path=path, step=str(step), limit=bound))
-    if raised is None:
-        return CleanUpEnd(duration)
-    end = sort_out(raised)
-    if end.fatal is not None:
-        return CleanUpEnd(duration, fatal=end.fatal)
-    if end.cut is not None and end.error is None:
+    if end.cut is not None:
         return CleanUpEnd(duration, ScopeCancelled(path=path, action=f"clean-up {step}", reason="cancelled natively"))
-    return CleanUpEnd(duration, end.error)
+    return CleanUpEnd(duration)

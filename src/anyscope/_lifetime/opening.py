@@ -8,8 +8,9 @@ owner, and none for a coroutine that has given its value.
             -> given up                the last who waited has left; who comes later tries again
 
 Rules
-    * It belongs to the owner and not to the one who asked first. Until it is open it is an ordinary child:
-      cancelled with the scope, waited for by it. It is given up when nobody waits for it any more.
+    * It belongs to the owner and not to the one who asked first. Until it is open it is cancelled with the scope.
+      It is given up when nobody waits for it any more. The scope waits for those who wait, but not for a daemon
+      that does, which it would never stop then.
     * A context manager is entered and left in that one task, so it may hold task groups and cancel scopes.
       Once entered the task is shielded, since it serves tasks that are being cancelled; it is left in its turn
       among the clean-ups.
@@ -39,8 +40,9 @@ import anyio
 from .._vocabulary.errors import ScopeCancelled, ServiceCycle, reraise
 from .._vocabulary.notes import without
 from .._vocabulary.results import Err
+from .backend import pass_on_cancellation
 from .ending import sort_out
-from .place import Place, beneath, here, stand_in
+from .place import Place, beneath, here, keeper_under, stand_in
 from .start import Start
 from .watching import WATCHERS, tell
 
@@ -53,8 +55,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE = 10.0
-"""Seconds that a ring may last which runs through tasks that a factory started: as long as a clean-up may take."""
+PATIENCE = 60.0
+"""Seconds that a ring may last which runs through tasks that a factory started; nothing should take so long to make."""
 
 OPENING: ContextVar[Opening[Any] | None] = ContextVar("anyscope.opening", default=None)
 """The opening that the running code descends from, by the copying of contexts."""
@@ -62,6 +64,27 @@ OPENING: ContextVar[Opening[Any] | None] = ContextVar("anyscope.opening", defaul
 
 def _nothing() -> None:
     """Nobody cares."""
+
+
+class Wait:
+    """Somebody's wait for an opening, for as long as which the scope does not close.
+
+    Args:
+        label: What is waited for.
+    """
+
+    __slots__ = ("label",)
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    @property
+    def is_unborn(self) -> bool:
+        """Never: it has begun when it is known."""
+        return False
+
+    def abandon_if_unborn(self) -> None:
+        """The one who waits ends it; there is nothing to bury."""
 
 
 class Opening(Place, Generic[T]):
@@ -89,6 +112,10 @@ class Opening(Place, Generic[T]):
         _gone: Set when its task has ended.
         _exit_raised: What leaving it raised.
         _is_observed: Whether somebody has been given the error, or it is no news.
+        _is_cut_off: Whether it failed because it was itself cancelled.
+        _given_up: Cancelled when nobody waits any more. It is the outer one of two, so that what is entered in that
+            very moment can still be kept: the inner one shields it then.
+        _scope: The shield of what is open; cancelled when leaving it overruns.
     """
 
     __slots__ = (
@@ -97,7 +124,9 @@ class Opening(Place, Generic[T]):
         "_departure",
         "_done",
         "_exit_raised",
+        "_given_up",
         "_gone",
+        "_is_cut_off",
         "_is_observed",
         "_manager",
         "_opened",
@@ -144,6 +173,7 @@ class Opening(Place, Generic[T]):
         self.was_given_up = False
         self.waiters = 0
         self.awaited: list[tuple[Opening[Any], bool]] = []
+        self._given_up = anyio.CancelScope()
         self._scope = anyio.CancelScope()
         self._done = anyio.Event()
         self._told = anyio.Event()
@@ -151,6 +181,7 @@ class Opening(Place, Generic[T]):
         self._departure: Exception | None = None
         self._exit_raised: BaseException | None = None
         self._is_observed = False
+        self._is_cut_off = False
 
     # ------------------------------------------------------------------ what it is
 
@@ -163,6 +194,11 @@ class Opening(Place, Generic[T]):
     def is_kept(self) -> bool:
         """The scope ends it when it closes; what it does meanwhile is not waited for."""
         return True
+
+    @property
+    def is_sheltered(self) -> bool:
+        """Once it is open it goes on when its scope is cancelled."""
+        return self.is_done
 
     @property
     def is_manager(self) -> bool:
@@ -191,7 +227,7 @@ class Opening(Place, Generic[T]):
         """Begin, as a child of the owner."""
         if WATCHERS:
             tell("opening", self._owner, self)
-        self._owner.works.join(self)
+        self._owner.works.join_daemon(self)
         _ = self._owner.spawn(Start(self._drive), self.label, context)
 
     async def until_done(self) -> None:
@@ -225,19 +261,30 @@ class Opening(Place, Generic[T]):
 
     async def _wait(self) -> None:
         self.waiters += 1
+        wait = Wait(self.label)
+        if keeper_under(self._owner) is None:
+            self._owner.works.join(wait)  # or a call by a foreign task would not hold the scope open
         try:
             await self._done.wait()
+            if self._is_cut_off:
+                await pass_on_cancellation()  # that of the one who waits is no error, it is only late
         except BaseException:
             self.waiters -= 1
             self._left_by_one()
             raise
+        finally:
+            self._owner.works.part(wait)
         self.waiters -= 1
+
+    def cancel(self, reason: object = None) -> None:
+        """Its scope closes: it is not made any more."""
+        self._given_up.cancel()
 
     def _left_by_one(self) -> None:
         if self.waiters:
             return
         if not self.is_done:
-            self._scope.cancel()
+            self._given_up.cancel()
         elif self.failure is not None and not self._is_observed:
             self._report(self.failure.error)
 
@@ -261,8 +308,8 @@ class Opening(Place, Generic[T]):
         OPENING.set(self)
         raised: BaseException | None = None
         try:
-            with self._scope:
-                if self._scope.cancel_called:
+            with self._given_up, self._scope:
+                if self._given_up.cancel_called:
                     self._discard()  # nobody waits any more, and nothing has begun
                 else:
                     await self._open()
@@ -279,9 +326,8 @@ class Opening(Place, Generic[T]):
             self._succeed(await self._coro)
             return
         async with self._manager as value:
-            if not self._scope.cancel_called:
-                self._scope.shield = True
-                self._succeed(value)
+            self._scope.shield = True
+            self._succeed(value)
             await self._told.wait()
             if self._departure is not None:
                 raise self._departure
@@ -317,7 +363,7 @@ class Opening(Place, Generic[T]):
 
     def _cut_short(self) -> None:
         """It was cancelled: by those who waited, by the scope, or natively."""
-        if self._scope.cancel_called:
+        if self._given_up.cancel_called:
             self.was_given_up = True
             self._finish()
             return
@@ -326,7 +372,7 @@ class Opening(Place, Generic[T]):
 
     def _refuse_all(self, reason: object) -> None:
         """Those who wait and are not cancelled themselves get a report; it is no news to anybody else."""
-        self._is_observed = True
+        self._is_observed = self._is_cut_off = True
         self._fail(self._cut_off(reason))
 
     def _cut_off(self, reason: object) -> ScopeCancelled:
@@ -371,14 +417,12 @@ class Opening(Place, Generic[T]):
         overrun = await self._until_gone()
         if departure is not None:
             departure.__traceback__ = traceback
-        if overrun is not None:
-            raise overrun
-        if self._exit_raised is None:
-            return
-        raised = without(self._exit_raised, departure)
+        raised = None if self._exit_raised is None else without(self._exit_raised, departure)
         self._exit_raised = None
         if raised is not None:
             reraise(raised)
+        if overrun is not None:
+            raise overrun
 
     async def _until_gone(self) -> BaseException | None:
         """Wait for the end of the task; gives the cancellation of a step that ran out of time.

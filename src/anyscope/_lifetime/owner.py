@@ -39,14 +39,14 @@ import functools
 import logging
 import math
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
-from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
 from .._vocabulary.errors import ScopeCancelled, ScopeMisuse, ScopeTimeout
 from .._vocabulary.hooks import Disposed, Hooks
-from .backend import call_later, running_task, sleep_then
+from .backend import TURNS, call_later, pass_on_cancellation, running_task, sleep_then
 from .branch import AMBIENT, Ambient, Branch, Cancellation
 from .cleanup import CleanUp, run_clean_up
 from .ending import QUIET, BodyEnd, Ending, Report, sort_out
@@ -55,11 +55,12 @@ from .start import Start
 from .watching import WATCHERS, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Collection, Coroutine, Iterable
     from contextvars import Context
 
     from .._vocabulary.hooks import DisposalKind
     from .signal import CancelSignal
+    from .works import Work
 
 logger = logging.getLogger("anyscope")
 
@@ -70,8 +71,16 @@ MISNESTING_ADVICE = (
 )
 
 
-TURNS = 50
-"""After how many turns of the event loop a child of a cancelled group that has not begun is given up."""
+class Collector(Protocol):
+    """Knows of errors that nobody has looked at."""
+
+    def peek(self) -> Exception | None:
+        """The first of them."""
+        ...
+
+    def reports(self) -> Iterable[Report]:
+        """All of them, at the very end."""
+        ...
 
 
 def _nothing() -> None:
@@ -126,7 +135,7 @@ class Owner(Branch):
         self._fatal: BaseException | None = None  # the first KeyboardInterrupt or the like
         self._reports: list[Report] = []
         # Who is asked at the end for errors that nobody looked at; features append.
-        self.collectors: list[Callable[[], Iterable[Report]]] = []
+        self.collectors: list[Collector] = []
         self.dropped: int = 0  # errors that were counted but not kept; the collectors add to it
         self._created = 0
         self._clean_ups: list[CleanUp] = []
@@ -194,7 +203,7 @@ class Owner(Branch):
         return sleeper.cancel
 
     def _expire(self, timeout: float) -> None:
-        running = tuple(work.label for work in self.works.live)
+        running = tuple(dict.fromkeys(work.label for work in self.works.live))
         self.cancel(ScopeTimeout(path=self.path, limit=timeout, running=running), kind="deadline")
 
     # ------------------------------------------------------------------ what goes wrong
@@ -215,15 +224,27 @@ class Owner(Branch):
 
     @property
     def departure(self) -> Exception | None:
-        """What a context manager that is left now gets to see: why the scope ends early, if it does.
+        """What a context manager that is left now gets to see, as a nested `with` would show it.
 
-        The error itself; or a report of a cancellation, for a transaction must not commit then.
+        The error that will leave the block, the first if there are several; or a report of a cancellation, for a
+        transaction must not commit then.
         """
-        if self.cancellation is None:
-            return None
-        kind, reason = self.cancellation.kind, self.cancellation.reason
-        if kind in ("error", "deadline") and isinstance(reason, Exception):
-            return reason
+        error = self._first_error()
+        if isinstance(error, (StopIteration, StopAsyncIteration)):
+            return self._report_of(error)  # no coroutine can raise that: Python makes a RuntimeError of it
+        return error
+
+    def _first_error(self) -> Exception | None:
+        cancellation = self.cancellation
+        if cancellation is None or (cancellation.kind == "deadline" and not self._cut):
+            known = (report.error for report in self._reports)
+            unseen = (collector.peek() for collector in self.collectors)
+            return next((error for error in (*known, *unseen) if error is not None), None)
+        if cancellation.kind in ("error", "deadline") and isinstance(cancellation.reason, Exception):
+            return cancellation.reason
+        return self._report_of(cancellation.reason)
+
+    def _report_of(self, reason: object) -> ScopeCancelled:
         return ScopeCancelled(path=self.path, action="everything in it", reason=reason)
 
     def explain_cut(self) -> Cancellation | None:
@@ -282,7 +303,7 @@ class Owner(Branch):
         return leaving
 
     async def _start_closer(self) -> BaseException | None:
-        """Start the closer, and where something ends by its word alone, see it begin.
+        """Start the closer, and see it begin, since some things end by its word alone.
 
         Returns:
             A native cancellation of the host in the meantime.
@@ -292,8 +313,6 @@ class Owner(Branch):
         while not self._closer_began:
             if turns % TURNS == 0:
                 _ = self.spawn(Start(self._close), f"closer of {self.path}")
-            if not self.works.daemons and not self._clean_ups:
-                break  # without it the group is left too, and `_close_again` does the rest
             turns += 1
             try:
                 await cancel_shielded_checkpoint()
@@ -310,7 +329,7 @@ class Owner(Branch):
         there, that is told.
         """
         try:
-            await checkpoint_if_cancelled()
+            await pass_on_cancellation()
         except anyio.get_cancelled_exc_class() as cut:  # noqa: ASYNC103  sorted out, then told or raised
             return cut  # noqa: ASYNC104  sorted out, then told or raised
         if self.cancellation is not None and self.cancellation.kind == "outside":
@@ -345,12 +364,16 @@ class Owner(Branch):
             elif not await self.group.__aexit__(type(cut), cut, cut.__traceback__):
                 return cut
         except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
-            end = sort_out(error)
-            if end.error is not None:
-                self.report(end.error, self._created, f"in {self.path}")
-            self._fatal = self._fatal or end.fatal
-            return end.cut  # noqa: ASYNC104  sorted out, then told or raised
+            return self._take(error)  # noqa: ASYNC104  sorted out, then told or raised
         return None
+
+    def _take(self, raised: BaseException) -> BaseException | None:
+        """Keep what a task group raised; gives the cancellation in it."""
+        end = sort_out(raised)
+        if end.error is not None:
+            self.report(end.error, self._created, f"in {self.path}")
+        self._fatal = self._fatal or end.fatal
+        return end.cut
 
     async def _close_again(self) -> BaseException | None:
         """Go on closing where the closer was itself cancelled natively, or never began."""
@@ -359,13 +382,13 @@ class Owner(Branch):
                 async with anyio.create_task_group() as group:
                     group.create_task(Start(functools.partial(self._close, again=True)), name=f"closer of {self.path}")
         except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
-            return sort_out(error).cut  # noqa: ASYNC104  sorted out, then told or raised
+            return self._take(error)  # noqa: ASYNC104  sorted out, then told or raised
         return None
 
     def _leaving(self, body: BodyEnd, outside: BaseException | None) -> BaseException | None:
         if body is QUIET and outside is None and not (self._reports or self.collectors or self._cut or self._fatal):
             return None  # by far the most frequent end
-        reports = [*self._reports, *(report for collect in self.collectors for report in collect())]
+        reports = [*self._reports, *(report for collector in self.collectors for report in collector.reports())]
         timeout: ScopeTimeout | None = None
         if self._cut and self.cancellation is not None and self.cancellation.kind == "deadline":
             assert isinstance(self.cancellation.reason, ScopeTimeout)
@@ -381,11 +404,12 @@ class Owner(Branch):
         self._closer_began = True
         stand_in(Place(self))
         cancelled = anyio.get_cancelled_exc_class()  # noqa: ASYNC118  used at once
-        if not again:
+        # The shield comes only later, so that a cancellation of the group is noticed.
+        is_cancelled = again
+        while self.works.live and not is_cancelled:
             with suppress(cancelled):
-                await self._until_no_live(self._deadline - anyio.current_time())
-        # The shield comes only now, so that a cancellation of the group has been noticed.
-        is_cancelled = again or anyio.current_effective_deadline() == -math.inf
+                await self._until_ended(self.works.live, self._deadline - anyio.current_time())
+            is_cancelled = anyio.current_effective_deadline() == -math.inf
         with anyio.CancelScope(shield=True):
             while True:
                 with suppress(cancelled):  # natively: go on where it was
@@ -395,23 +419,25 @@ class Owner(Branch):
     async def _close_shielded(self, *, is_cancelled: bool) -> None:
         if is_cancelled:
             await self._bury_the_unborn()
-        await self._until_no_live(math.inf if self.close_timeout is None else self.close_timeout)
+        bound = math.inf if self.close_timeout is None else self.close_timeout
+        await self._until_ended(self.works.live, bound)
         self._stop_timer()
         self.advance("closing")
         for daemon in list(self.works.daemons):
             daemon.cancel("its scope has ended")
-        await self.works.until_no_daemons()
+        await self._bury_the_unborn()
+        await self._until_ended(self.works.daemons, bound)
         while self._clean_ups:
             await self._clean_up(self._clean_ups.pop())
 
-    async def _until_no_live(self, bound: float) -> None:
-        """Wait for the work; tell once if that takes more than half of `bound`, which is not enforced here."""
+    async def _until_ended(self, works: Collection[Work], bound: float) -> None:
+        """Wait for `works`; tell once if that takes more than half of `bound`, which is not enforced here."""
         if 0 < bound < math.inf:
             with anyio.move_on_after(bound / 2):
-                await self.works.until_no_live()
+                await self.works.until_ended(works)
                 return
-            self._warn(", ".join(work.label for work in self.works.live), bound)
-        await self.works.until_no_live()
+            self._warn(", ".join(dict.fromkeys(work.label for work in works)), bound)
+        await self.works.until_ended(works)
 
     async def _clean_up(self, step: CleanUp) -> None:
         path = self.path

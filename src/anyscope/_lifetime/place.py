@@ -51,6 +51,11 @@ class Place:
         """
         return False
 
+    @property
+    def is_sheltered(self) -> bool:
+        """Whether it is kept, and goes on when its scope is cancelled."""
+        return self.is_kept
+
     def end(self) -> None:
         """Nothing runs here any more; the native task's context leads back here."""
         self.native = None
@@ -102,13 +107,23 @@ def bottom_of(place: Place) -> Place:
     return place if place.below is None else place.below
 
 
-def is_kept_by(owner: Branch) -> bool:
-    """Whether the running code belongs to something that `owner` itself ends when it closes."""
+def keeper_under(owner: Branch) -> Place | None:
+    """What `owner` itself ends when it closes and the running code belongs to, if there is such a thing.
+
+    The code stands in it, or in a scope that was opened in it, or anywhere in and below that scope.
+    """
     place = HERE.get()
     if place is None:
-        return False
+        return None
     bottom = bottom_of(place)
-    return bottom.is_kept and bottom.owner is owner
+    if bottom.is_kept and bottom.owner is owner:
+        return bottom
+    branch: Branch | None = bottom.owner
+    while branch is not None and branch is not owner:
+        if branch.keeper is not None and branch.parent is owner:
+            return branch.keeper
+        branch = branch.parent
+    return None
 
 
 def nearest_open(*, closing_too: bool = False) -> Branch | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 
 class Work(Protocol):
@@ -65,7 +65,7 @@ class Works:
         self.daemons[daemon] = None
 
     def part(self, work: Work) -> None:
-        """`work` has ended, be it a daemon or not."""
+        """`work` has ended, be it a daemon or not, or it need not be waited for any more."""
         if work in self.live:
             del self.live[work]
         else:
@@ -78,14 +78,9 @@ class Works:
         """Whether some of them have not begun."""
         return any(work.is_unborn for work in self)
 
-    async def until_no_live(self) -> None:
-        """Wait until the last work has ended."""
-        while self.live:
-            await self._until_change()
-
-    async def until_no_daemons(self) -> None:
-        """Wait until the last daemon has ended."""
-        while self.daemons:
+    async def until_ended(self, works: Collection[Work]) -> None:
+        """Wait until the last of `live` or of `daemons` has ended."""
+        while works:
             await self._until_change()
 
     async def _until_change(self) -> None:

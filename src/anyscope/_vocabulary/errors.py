@@ -273,8 +273,11 @@ class ServiceExists(AnyscopeError):
             problem = "is already provided there"
             remedy = f"To replace it before its first use: s.provide({key}, factory, replace=True)"
         else:
-            held = f", and held by {', '.join(holders)}" if holders else ""
-            problem = f"has already been created ({state}){held}"
+            names = ", ".join(holders)
+            if state == "building":
+                problem = f"is being created, for {names}"
+            else:
+                problem = f"has already been created ({state})" + (f", and held by {names}" if holders else "")
             remedy = "Replace a service before its first use; or shadow it in a child scope, for that one alone."
         super().__init__(f"service {key} of {path} {problem}\n{remedy}")
 

@@ -53,9 +53,15 @@ def check_key(key: object) -> None:
         check_name("a service key", key)
     elif not _is_class_or_key(key):
         raise TypeError(
-            f"a service key must be a class, a Key or a str, got {key!r} ({type(key).__name__})\n"
+            f"a service key must be a class, a Key or a str, got {_shown(key)}\n"
             'Right: THIS = Key[type_of_the_service]("name"), once, and then provide(THIS, ...) and use(THIS)'
         )
+
+
+def _shown(key: object) -> str:
+    # A type may be shown, a value must not: it may have been meant as the second argument, and hold a secret.
+    is_type = hasattr(key, "__origin__") or hasattr(key, "__supertype__")
+    return f"{key!r}" if is_type else f"a value of type {type(key).__name__}"
 
 
 def _is_class_or_key(key: Any) -> bool:

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -52,11 +52,26 @@ def chain_lost(leaving: BaseException, lost: BaseException) -> None:
 
 
 def without(error: BaseException, known: BaseException | None) -> BaseException | None:
-    """What is left of `error`, perhaps a group, when the exception object `known` is taken out."""
-    if known is None or not isinstance(error, BaseExceptionGroup):
-        return None if error is known else error
+    """What is left of `error` when the exception object `known` is taken out; both may be groups.
+
+    A group is known by its members: task groups wrap it in another one, and may make it anew.
+    """
+    if known is None:
+        return error
+    members = {id(leaf) for leaf in _leaves(known)}
+    if not isinstance(error, BaseExceptionGroup):
+        return None if id(error) in members else error
     group = cast("BaseExceptionGroup[BaseException]", error)
-    return group.split(lambda each: each is known)[1]
+    return group.split(lambda each: id(each) in members)[1]
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in a group that are not groups themselves; of any other exception, that one."""
+    if not isinstance(error, BaseExceptionGroup):
+        yield error
+        return
+    for member in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+        yield from _leaves(member)
 
 
 def is_group(error: BaseException) -> bool:
