@@ -194,7 +194,7 @@ class Overrides:
         old = None if table is None else table.cells.get(override.key)
         if table is None or old is None:
             return
-        if old.is_derived:  # one of its own, made by the recipe of a scope above
+        if old.origin is not None:  # one of its own, made by the recipe of a scope above
             override.refused.append(_exists(old))
             return
         try:
