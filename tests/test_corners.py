@@ -208,10 +208,10 @@ async def test_a_task_given_up_as_lost_does_not_begin_later() -> None:
 
     async with scope() as s:
         task = s.task(note)
-        task.abandon_if_unborn()
+        task.abandon()
         assert task.status == "cancelled"
         await anyio.sleep(0.001)
-        task.abandon_if_unborn()  # once is enough
+        task.abandon()  # once is enough
     assert not ran
 
 

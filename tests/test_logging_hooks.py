@@ -136,6 +136,8 @@ async def test_level_and_logger_are_chosen() -> None:
     for level in (logging.DEBUG, logging.INFO, logging.ERROR):
         async with scope(name="app", hooks=LoggingHooks(logger, level=level)) as s:
             await s.run(fail)
+            if level == logging.DEBUG:
+                await s.run(anyio.sleep, 1)
     assert handler.lines == [
         "WARNING app: run fail (#0) failed (ValueError: no such user) after 0.250 s",
         "INFO app: run fail (#0) started",

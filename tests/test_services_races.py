@@ -29,12 +29,16 @@ from anyscope import (
     ScopeTimeout,
     ServiceCycle,
     ServiceExists,
+    ServiceNotFound,
     ServiceNotReady,
     TaskCancelled,
     current_scope,
     scope,
     use,
 )
+from anyscope._lifetime import backend
+from anyscope._lifetime import owner as owner_module
+from anyscope._lifetime.opening import Opening
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
@@ -197,6 +201,7 @@ async def test_all_leave_and_somebody_asks_again(stubborn: int) -> None:
         assert await s.use("x") == "value 2"
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("stubborn", [0, 1, 5])
 async def test_somebody_asks_while_it_is_being_given_up(stubborn: int) -> None:
     """V11: who comes while an abandoned build still cleans up waits for that, and then it is made anew."""
@@ -261,6 +266,7 @@ async def test_an_abandoned_context_manager_is_left() -> None:
     assert log == ["begin", "end", "begin", "end"]
 
 
+@pytest.mark.virtual_time
 async def test_opened_and_abandoned_in_the_same_moment() -> None:
     """S7, V4, V11: what has been opened is closed: its clean-up may await, although nobody waits any more."""
     log: list[str] = []
@@ -647,6 +653,7 @@ async def test_the_body_waits_and_the_scope_is_cancelled() -> None:
         assert s.cancel_reason == "stop"
 
 
+@pytest.mark.virtual_time
 async def test_tasks_wait_and_the_scope_is_cancelled() -> None:
     """S5, V3: likewise where tasks wait; they are cancelled, and nothing is an error."""
     for _ in range(20):
@@ -657,6 +664,7 @@ async def test_tasks_wait_and_the_scope_is_cancelled() -> None:
         assert all(isinstance(task.result().error, TaskCancelled) for task in tasks)  # type: ignore[union-attr]
 
 
+@pytest.mark.virtual_time
 async def test_a_child_waits_and_the_parent_is_cancelled() -> None:
     """S5, S9, V3: likewise where children wait, nested or in a task."""
 
@@ -712,6 +720,7 @@ async def test_cancelled_natively_while_building() -> None:
     assert (slow.begun, slow.cut) == (1, 1)
 
 
+@pytest.mark.virtual_time
 async def test_the_body_fails_while_building() -> None:
     """S3, V3: that very error leaves, bare, although a task waits for a build."""
     error = Boom()
@@ -1584,3 +1593,159 @@ async def test_shuffled_native_cancellation(seed: int) -> None:
         await asyncio.sleep(0)
     assert host.cancelled() is is_cut
     assert (turns.open, turns.wrong) == ([], [])
+
+
+# ------------------------------------------------------------------ what hardly ever happens
+async def test_two_ways_to_the_same_build_are_no_ring() -> None:
+    """V7: that a build is waited for by several others is looked at once, and is fine."""
+
+    async def slow() -> str:
+        await anyio.sleep(0.01)
+        return "d"
+
+    async def both() -> list[object]:
+        results = await current_scope().parallel([lambda: use("b"), lambda: use("c")])
+        return [result.unwrap() for result in results]
+
+    made = scope(name="app").provide("d", slow).provide("b", lambda: use("d")).provide("c", lambda: use("d"))
+    async with made.provide("a", both).provide("z", lambda: use("a")) as s:
+        first = s.task(use, "a")
+        for _ in range(5):
+            await anyio.lowlevel.checkpoint()
+        assert await s.use("z") == ["d", "d"]
+        assert await first.unwrap() == ["d", "d"]
+
+
+async def test_a_fatal_error_of_something_open() -> None:
+    """V8, S15: it leaves the scope bare, and the rest is closed."""
+
+    class Fatal(BaseException):
+        pass
+
+    closed: list[str] = []
+
+    async def crash() -> None:
+        await anyio.lowlevel.checkpoint()
+        raise Fatal("pulled the plug")
+
+    async def server() -> AsyncIterator[str]:
+        async with anyio.create_task_group() as group:
+            group.start_soon(crash)
+            yield "serving"
+
+    with pytest.raises(BaseException) as caught:
+        async with scope(name="app").provide("server", server) as s:
+            s.on_exit(closed.append, "the rest")
+            await s.use("server")
+            await anyio.sleep_forever()
+    fatal: BaseException = caught.value
+    while not isinstance(fatal, Fatal):
+        (fatal,) = fatal.exceptions  # type: ignore[attr-defined]
+    assert closed == ["the rest"]
+
+
+async def test_an_opening_that_begins_after_it_was_given_up_as_lost() -> None:
+    """V3: it does nothing any more; who waits is told."""
+    ran: list[str] = []
+
+    async def make() -> None:
+        ran.append("made")
+
+    async with scope(name="app") as s:
+        coro = make()
+        opening: Opening[None] = Opening(
+            s._owner, "x", "service x", kind="service", coro=coro, unbegun=coro, opened=lambda _: None
+        )
+        opening.launch()
+        assert opening.is_unborn
+        opening.abandon()
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        with pytest.raises(ScopeCancelled, match="service x was cut off"):
+            opening.result()
+    assert ran == []
+
+
+async def test_many_scopes_below_are_not_all_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """V7: a hint is worth a look at some scopes, not at a hundred thousand."""
+    monkeypatch.setattr("anyscope._features.searching.MOST_BELOW", 1)
+    async with scope(name="app") as app, scope(name="below"), scope(name="deeper").provide("x", object):
+        with pytest.raises(ServiceNotFound) as caught:
+            await app.use("x")
+    assert caught.value.hints == ()
+
+
+async def test_a_class_that_cannot_be_hashed_is_no_key() -> None:
+    """V1, S12: Python's own error."""
+
+    class Meta(type):
+        __hash__ = None  # type: ignore[assignment]
+
+    class Unhashable(metaclass=Meta):
+        pass
+
+    async with scope().provide("x", object) as s:
+        with pytest.raises(TypeError, match="unhashable"):
+            await s.use(Unhashable)
+
+
+async def test_waiting_for_a_cancellation_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S8: one that never arrives is not waited for for ever."""
+    monkeypatch.setattr(backend, "TURNS", 0)
+    with anyio.CancelScope() as cut:
+        cut.cancel()
+        await backend.pass_on_cancellation()
+    monkeypatch.setattr(backend, "TURNS", 50)
+    with anyio.CancelScope() as cut:
+        cut.cancel()
+        await backend.pass_on_cancellation()
+        raise AssertionError("it has arrived")
+    await backend.pass_on_cancellation()
+
+
+async def test_a_closer_that_is_slow_to_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S7: another one is started when it seems to be lost; the clean-ups run once."""
+    monkeypatch.setattr(owner_module, "TURNS", 1)
+    for _ in range(50):
+        closed: list[str] = []
+        async with scope() as s:
+            s.on_exit(closed.append, "a")
+            s.on_exit(closed.append, "b")
+        assert closed == ["b", "a"]
+
+
+async def test_a_fatal_error_between_clean_ups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S7, S15: a KeyboardInterrupt that strikes in the closer itself leaves the scope, after everything is closed."""
+    closed: list[str] = []
+    struck: list[str] = []
+
+    class Fatal(BaseException):
+        pass
+
+    async def clean_up(self: Any, step: Any) -> None:
+        if not struck:
+            struck.append("now")
+            self._clean_ups.append(step)
+            raise Fatal("Ctrl-C")
+        await original(self, step)
+
+    original = owner_module.Owner._clean_up
+    monkeypatch.setattr(owner_module.Owner, "_clean_up", clean_up)
+    with pytest.raises(Fatal):
+        async with scope() as s:
+            s.on_exit(closed.append, "a")
+            s.on_exit(closed.append, "b")
+    assert closed == ["b", "a"]
+
+
+async def test_a_defect_in_the_closer_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S4: it leaves the scope, and does not make the closer try for ever."""
+
+    async def clean_up(self: Any, step: Any) -> None:
+        raise ArithmeticError("a defect")
+
+    monkeypatch.setattr(owner_module.Owner, "_clean_up", clean_up)
+    with pytest.raises(BaseException) as caught:
+        async with scope() as s:
+            s.on_exit(list)
+    assert "a defect" in "".join(traceback.format_exception(caught.value))

@@ -16,7 +16,7 @@ from .._vocabulary.keys import check_key, label_of
 from .._vocabulary.options import is_coroutine, name_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
 Manager: TypeAlias = "AbstractAsyncContextManager[Any]"
@@ -127,17 +127,13 @@ def _no_manager(shown: str, made: object) -> TypeError:
 # ------------------------------------------------------------------ the kinds of context managers
 
 
-async def _async_nothing() -> AsyncGenerator[None, None]:
-    yield
-
-
-def _nothing() -> Generator[None, None, None]:
-    yield
+def _no_generator() -> Any:
+    return None
 
 
 # The classes of what the two decorators make; contextlib gives them no public name.
-_ASYNC_MADE = type(asynccontextmanager(_async_nothing)())
-_MADE = type(contextmanager(_nothing)())
+_ASYNC_MADE = type(asynccontextmanager(_no_generator)())
+_MADE = type(contextmanager(_no_generator)())
 
 
 def _self_evident_manager(made: Any) -> Manager | None:

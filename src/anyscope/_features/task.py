@@ -257,7 +257,7 @@ class Task(Place, Generic[T_co]):
         """Whether it was given to the backend and has not begun."""
         return self.native is None and self._spawned is not None and self._result is None
 
-    def abandon_if_unborn(self) -> None:
+    def abandon(self) -> None:
         """End the handle of a child that the backend dropped before its first step."""
         if self.is_unborn:
             self._why = self._why or (NATIVELY,)
@@ -298,7 +298,7 @@ class Task(Place, Generic[T_co]):
 
     async def _drive(self) -> None:
         if self._result is not None:
-            return  # given up as lost, see abandon_if_unborn
+            return  # given up as lost, see abandon
         stand_in(self)
         coro, self._coro = self._coro, None
         assert coro is not None

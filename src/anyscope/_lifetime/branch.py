@@ -245,7 +245,7 @@ class Branch:
         """Never: it has begun when it is known."""
         return False
 
-    def abandon_if_unborn(self) -> None:
+    def abandon(self) -> None:
         """A child scope is left by its own task; there is nothing to bury."""
 
     # ------------------------------------------------------------------ who may call what

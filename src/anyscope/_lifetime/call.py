@@ -94,5 +94,5 @@ class Call:
         """Never: it has begun when it is known."""
         return False
 
-    def abandon_if_unborn(self) -> None:
+    def abandon(self) -> None:
         """The caller ends it; there is nothing to bury."""

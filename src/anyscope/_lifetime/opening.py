@@ -83,7 +83,7 @@ class Wait:
         """Never: it has begun when it is known."""
         return False
 
-    def abandon_if_unborn(self) -> None:
+    def abandon(self) -> None:
         """The one who waits ends it; there is nothing to bury."""
 
 
@@ -215,11 +215,10 @@ class Opening(Place, Generic[T]):
         """Whether it was given to the backend and has not begun."""
         return self.native is None and not self.is_done
 
-    def abandon_if_unborn(self) -> None:
-        """End it if the backend dropped it before its first step."""
-        if self.is_unborn:
-            self._discard()
-            self._cut_short()
+    def abandon(self) -> None:
+        """End it: the backend dropped it before its first step."""
+        self._discard()
+        self._cut_short()
 
     # ------------------------------------------------------------------ those who wait
 
@@ -303,7 +302,7 @@ class Opening(Place, Generic[T]):
 
     async def _drive(self) -> None:
         if self.is_done:
-            return  # given up as lost, see abandon_if_unborn
+            return  # given up as lost, see abandon
         stand_in(self)
         OPENING.set(self)
         raised: BaseException | None = None

@@ -293,8 +293,6 @@ class Owner(Branch):
             self.advance("closing")  # the group is not left at once, and must take nothing new meanwhile
             self._stop_timer()
         outside = await self._leave_group(None if foreign_cut else body.cut) or native
-        while self._is_busy():
-            outside = await self._close_again() or outside
         if outside is None and self.cancellation is not None and not foreign_cut:
             outside = await self._outside()
         self.detach()
@@ -375,16 +373,6 @@ class Owner(Branch):
         self._fatal = self._fatal or end.fatal
         return end.cut
 
-    async def _close_again(self) -> BaseException | None:
-        """Go on closing where the closer was itself cancelled natively, or never began."""
-        try:
-            with anyio.CancelScope(shield=True):
-                async with anyio.create_task_group() as group:
-                    group.create_task(Start(functools.partial(self._close, again=True)), name=f"closer of {self.path}")
-        except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
-            return self._take(error)  # noqa: ASYNC104  sorted out, then told or raised
-        return None
-
     def _leaving(self, body: BodyEnd, outside: BaseException | None) -> BaseException | None:
         if body is QUIET and outside is None and not (self._reports or self.collectors or self._cut or self._fatal):
             return None  # by far the most frequent end
@@ -397,24 +385,28 @@ class Owner(Branch):
 
     # ------------------------------------------------------------------ the closer
 
-    async def _close(self, *, again: bool = False) -> None:
+    async def _close(self) -> None:
         """Wait for the work, stop the daemons, run the clean-ups; in a child task, see the top."""
-        if self._closer_began and not again:
-            return
+        if self._closer_began:
+            return  # another one was started, because this one seemed to be lost
         self._closer_began = True
         stand_in(Place(self))
         cancelled = anyio.get_cancelled_exc_class()  # noqa: ASYNC118  used at once
         # The shield comes only later, so that a cancellation of the group is noticed.
-        is_cancelled = again
+        is_cancelled = False
         while self.works.live and not is_cancelled:
             with suppress(cancelled):
                 await self._until_ended(self.works.live, self._deadline - anyio.current_time())
             is_cancelled = anyio.current_effective_deadline() == -math.inf
         with anyio.CancelScope(shield=True):
             while True:
-                with suppress(cancelled):  # natively: go on where it was
+                try:
                     await self._close_shielded(is_cancelled=is_cancelled)
                     break
+                except Exception:
+                    raise  # a defect of ours
+                except BaseException as raised:  # noqa: ASYNC103  a native cancellation or a KeyboardInterrupt
+                    self._take(raised)  # go on where it was
 
     async def _close_shielded(self, *, is_cancelled: bool) -> None:
         if is_cancelled:
@@ -481,4 +473,5 @@ class Owner(Branch):
             # First, so that a slot that is given back now goes to no queued task.
             self.crash(self._stray_cancellation(), -1, f"in {self.path}")
         for work in list(self.works):
-            work.abandon_if_unborn()
+            if work.is_unborn:
+                work.abandon()

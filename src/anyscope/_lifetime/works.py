@@ -23,8 +23,8 @@ class Work(Protocol):
         """Whether it was given to the backend and has not begun."""
         ...
 
-    def abandon_if_unborn(self) -> None:
-        """End it now if it has not begun, because the backend has dropped it; else do nothing."""
+    def abandon(self) -> None:
+        """End it now: it has not begun, because the backend has dropped it."""
         ...
 
 
