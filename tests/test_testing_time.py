@@ -208,7 +208,7 @@ def test_a_thread_that_takes_too_long_holds_the_clock_no_more(backend: str) -> N
 
 @BACKENDS
 def test_sockets_work(backend: str) -> None:
-    """X: what comes from this process is there before time goes by; an idle socket holds the clock for a moment only."""
+    """X: what comes from this process is there before time goes by; an idle socket holds it for a moment only."""
 
     async def main() -> tuple[bytes, float, float]:
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
@@ -217,7 +217,7 @@ def test_sockets_work(backend: str) -> None:
             async with client:
                 await client.send(await client.receive())
 
-        async with anyio.create_task_group() as group, listener:
+        async with listener, anyio.create_task_group() as group:
             group.start_soon(listener.serve, echo)
             port = listener.extra(anyio.abc.SocketAttribute.local_port)
             async with await anyio.connect_tcp("127.0.0.1", port) as stream:

@@ -8,6 +8,7 @@ of that wait. When it is asked to wait for ever, nothing can happen any more.
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from ._threads import GRACE, PATIENCE, POLL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import Context
 
     from ._watch import Watch
 
@@ -89,6 +91,14 @@ class VirtualLoop(RecordingMixin, asyncio.SelectorEventLoop):
     def time(self) -> float:
         """The virtual time in seconds; it begins at 0."""
         return self._jumping.now
+
+    def call_at(  # type: ignore[override]  # handed through, whatever the arguments are
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As usual; but what is never to happen is not waited for, day after day, as `sleep(inf)` would be."""
+        if when == math.inf:
+            return asyncio.TimerHandle(when, callback, args, self, context)
+        return super().call_at(when, callback, *args, context=context)
 
     def run_in_executor(  # type: ignore[override]  # handed through, whatever the arguments are
         self, executor: Any, func: Callable[..., Any], *args: Any
