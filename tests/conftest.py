@@ -24,30 +24,14 @@ from sybil import Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
-from anyscope.testing._private_asyncio import RecordingMixin
+from anyscope.testing import _private_uvloop
 from anyscope.testing._watch import Watch
 from anyscope.testing.virtual_time import options_of
 
 
-def uvloop_options(watch: Watch) -> dict[str, Any]:
-    """Give the options for asyncio on uvloop, whose clock is the real one."""
-    import uvloop
-
-    class RecordingUvloop(RecordingMixin, uvloop.Loop):
-        pass
-
-    def make() -> RecordingUvloop:
-        loop = RecordingUvloop()
-        loop.watch = watch
-        watch.loops.append(loop)
-        return loop
-
-    return {"loop_factory": make}
-
-
 OPTIONS = {
     "asyncio": functools.partial(options_of, "asyncio"),
-    "asyncio+uvloop": uvloop_options,
+    "asyncio+uvloop": _private_uvloop.options,
     "trio": functools.partial(options_of, "trio"),
 }
 NEEDS = {"asyncio+uvloop": "uvloop", "trio": "trio"}

@@ -1,4 +1,4 @@
-"""Trio in virtual time: its `MockClock`, which jumps when every task is blocked.
+"""Trio in virtual time, and under a schedule: its `MockClock`, which jumps when every task is blocked.
 
 What is private here, and why there is no other way:
 
@@ -6,24 +6,32 @@ What is private here, and why there is no other way:
   replaced on the instance.
 * A deadlock is raised in the main task, and if that did not help in every blocked task, the way Trio delivers a
   KeyboardInterrupt: through the run's main task and `Task._attempt_abort`. A cancellation would stop at shields.
+* A schedule stands in for `trio._core._run._r`, which shuffles each batch of ready tasks once
+  `_ALLOW_DETERMINISTIC_SCHEDULING` is set: it keeps one task and puts the others back into the run queue, so that it
+  has the same say as on asyncio.
 
-`check` says so if a version of Trio has none of these any more.
+`check` and `check_schedules` say so if a version of Trio has none of these any more.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
+import random
+import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ._schedules import Schedule, Youngest
 from ._threads import GRACE, PATIENCE, POLL
+from ._unsupported import Unsupported
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from ._watch import Watch
-
-
-class Unsupported(Exception):
-    """This version of a runtime lacks what the testing package needs; the text says what."""
 
 
 def check() -> None:
@@ -147,3 +155,100 @@ def _below(root: Any) -> list[Any]:
 
 def _is_system_task(task: Any) -> bool:
     return str(task.name).startswith("<")
+
+
+# ------------------------------------------------------------------ under a schedule
+class Chooser(random.Random):
+    """Stands in for the random source of Trio's scheduler: of a batch, the schedule's choice runs, and the rest waits.
+
+    Args:
+        schedule: Says who runs next, in this thread; a run of Trio in another thread is left alone.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self._schedule = schedule
+        self._thread = threading.get_ident()
+        self._numbers: dict[Any, int] = {}
+        self._arrivals: dict[Any, int] = {}
+        self._arrived = itertools.count()
+
+    def shuffle(self, x: Any) -> None:  # type: ignore[override]  # on 3.10 it may be given a function too
+        """Leave one task in the batch, which comes sorted by the age of its tasks; it may be empty."""
+        from trio._core._run import GLOBAL_RUN_CONTEXT
+
+        if threading.get_ident() != self._thread:
+            super().shuffle(x)
+            return
+        for task in x:
+            self._arrivals.setdefault(task, next(self._arrived))
+            self._numbers.setdefault(task, len(self._numbers))
+        if not x:
+            return
+        x.sort(key=self._arrivals.__getitem__)
+        chosen = x[self._schedule.choose([self._numbers[task] for task in x])]
+        GLOBAL_RUN_CONTEXT.runner.runq.extend(task for task in x if task is not chosen)
+        del self._arrivals[chosen]
+        x[:] = [chosen]
+        self._schedule.step()
+
+
+@contextmanager
+def scheduled(schedule: Schedule) -> Generator[None, None, None]:
+    """Within this block, a run of Trio in this thread follows the schedule."""
+    check_schedules()
+    with _scheduled(schedule):
+        yield
+
+
+@contextmanager
+def _scheduled(schedule: Schedule) -> Generator[None, None, None]:
+    from trio._core import _run
+
+    runs: Any = _run
+    before = runs._r, runs._ALLOW_DETERMINISTIC_SCHEDULING
+    runs._r, runs._ALLOW_DETERMINISTIC_SCHEDULING = Chooser(schedule), True
+    try:
+        yield
+    finally:
+        runs._r, runs._ALLOW_DETERMINISTIC_SCHEDULING = before
+
+
+@functools.cache
+def check_schedules() -> None:
+    """Refuse a Trio whose scheduler does not let itself be told who is next.
+
+    Raises:
+        Unsupported: Its insides have changed.
+    """
+    import trio
+
+    if _order_in_reverse() != ["second", "first", "second", "first"]:
+        raise Unsupported(f"trio {trio.__version__} does not let a schedule choose which task goes next")
+
+
+def _order_in_reverse() -> list[str]:
+    """Let two tasks begin, and be woken, in reverse order."""
+    import trio.lowlevel
+
+    order: list[str] = []
+
+    async def note(name: str, gate: trio.Event) -> None:
+        order.append(name)
+        await gate.wait()
+        order.append(name)
+
+    async def main() -> None:
+        gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(note, "first", gate)
+            nursery.start_soon(note, "second", gate)
+            await trio.lowlevel.checkpoint()
+            gate.set()
+
+    try:
+        with _scheduled(Schedule(Youngest())):
+            trio.run(main)
+    except AttributeError:
+        return []
+    return order
