@@ -28,7 +28,6 @@ from anyscope.testing import _private_uvloop
 from anyscope.testing._watch import Watch
 from anyscope.testing.virtual_time import options_of
 
-
 OPTIONS = {
     "asyncio": functools.partial(options_of, "asyncio"),
     "asyncio+uvloop": _private_uvloop.options,

@@ -22,6 +22,7 @@ import pytest
 
 from anyscope import (
     Err,
+    Hooks,
     Ok,
     Scope,
     ScopeClosed,
@@ -1210,6 +1211,27 @@ async def test_a_cancelled_scope_cuts_a_task_that_is_not_ready() -> None:
         await s.start(serve)
         pytest.fail("start gave a value")
     assert s.cancel_reason == "stop"
+
+
+@pytest.mark.asyncio_only
+async def test_a_starter_who_is_cancelled_as_the_task_gets_ready_takes_only_the_task_along() -> None:
+    """T3, S5: found by simulation. AnyIO cancels a task that is ready in that moment; the scope was cancelled too."""
+    errors = []
+
+    async def serve(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+        task_status.started()
+        await anyio.sleep_forever()
+
+    hooks = Hooks(after_task=lambda name, duration, error: errors.append(error))
+    async with scope(name="app", hooks=hooks) as s:
+        with anyio.CancelScope() as waiting:
+            asyncio.get_running_loop().call_soon(waiting.cancel)
+            await s.start(serve)
+        assert waiting.cancelled_caught
+        await anyio.lowlevel.checkpoint()
+        assert not s.cancelled
+        assert s.statistics().running == 0
+    assert [str(error) for error in errors] == ["task serve (#0) of app was cancelled"]
 
 
 async def test_start_without_a_task_status_parameter() -> None:

@@ -92,22 +92,34 @@ async def start(
     require_async("s.start", fn, args)
     name = None if name is None else check_name("name", name)
 
+    ready = Ready()
+
     async def child(*, task_status: TaskStatus[Any]) -> None:
-        ready = Ready(task_status)
+        ready.status = task_status
         coro = fn(*args, task_status=ready)
         await Task(tasks, coro, fn, name=name, kind="start").drive_when_ready(ready)
 
-    return await tasks.owner.group.start(child, name=name or name_of(fn))
+    value = await tasks.owner.group.start(child, name=name or name_of(fn))
+    ready.heard = True
+    return value
 
 
 class Ready(TaskStatus[Any]):
-    """Passes `started()` on, and remembers that it was said."""
+    """Passes `started()` on, and remembers that it was said.
 
-    def __init__(self, status: TaskStatus[Any]) -> None:
-        self._status = status
+    Attributes:
+        status: What it is passed on to. Written once, when the task begins.
+        said: Whether it was said. Written by `started`.
+        heard: Whether the caller of `s.start` has got the value. Written by `start`.
+    """
+
+    status: TaskStatus[Any]
+
+    def __init__(self) -> None:
         self.said = False
+        self.heard = False
 
     def started(self, value: Any = None) -> None:
         """The task is ready; from now on it belongs to the scope."""
-        self._status.started(value)
+        self.status.started(value)
         self.said = True

@@ -37,9 +37,10 @@ TaskStatus: TypeAlias = Literal["queued", "running", "ok", "error", "cancelled"]
 
 
 class Readiness(Protocol):
-    """Whether a task has said that it is ready."""
+    """Whether a task has said that it is ready, and its starter heard it."""
 
     said: bool
+    heard: bool
 
 
 class Task(Place, Generic[T_co]):
@@ -326,6 +327,8 @@ class Task(Place, Generic[T_co]):
             if not ready.said:
                 self.owner.works.part(self)
                 raise
+            if not ready.heard and self.owner.cancellation is None:
+                self._why = self._why or (None,)  # AnyIO cancels it with its starter, and that is not the scope's end
             result = self._interrupted(raised)
         if type(result) is Err and not ready.said:
             self.owner.works.part(self)

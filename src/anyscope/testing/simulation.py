@@ -115,8 +115,8 @@ class Simulation:
             raise RuntimeError("a run has one victim, and this one had it\nRight: await sim.victim(...) once in it")
         self._had_victim = True
         if self.case.strike == "native":
-            return await self._natively(fn(*args, **kwargs))
-        return await self._in_a_scope(fn(*args, **kwargs))
+            return await self._natively(lambda: fn(*args, **kwargs))
+        return await self._in_a_scope(lambda: fn(*args, **kwargs))
 
     def fault(self, name: str = "fault point") -> None:
         """A point at which the run may fail: stands for whatever the code under test relies on.
@@ -139,20 +139,20 @@ class Simulation:
         """Whether there was anything that could be struck."""
         return self._had_victim or self.points > 0
 
-    async def _in_a_scope(self, victim: Awaitable[T]) -> Ok[T] | None:
-        with anyio.CancelScope() as scope, self._armed(victim, scope.cancel) as watched:
-            return Ok(await watched)
+    async def _in_a_scope(self, call: Callable[[], Awaitable[T]]) -> Ok[T] | None:
+        with anyio.CancelScope() as scope, self._armed(call, scope.cancel) as begin:
+            return Ok(await begin())
         return None
 
-    async def _natively(self, victim: Awaitable[T]) -> Ok[T] | None:
+    async def _natively(self, call: Callable[[], Awaitable[T]]) -> Ok[T] | None:
         accepted: list[bool] = []
 
-        async def main() -> T:
-            with self._armed(victim, lambda: accepted.append(task.cancel())) as watched:
-                return await watched
+        async def main() -> T:  # to be struck from its first step on, so the victim is called in it
+            return await begin()
 
-        task = asyncio.ensure_future(main())
-        await _ended(task)
+        with self._armed(call, lambda: accepted.append(task.cancel())) as begin:
+            task = asyncio.ensure_future(main())
+            await _ended(task)
         if task.cancelled():
             return None
         result = Ok(task.result())
@@ -161,27 +161,30 @@ class Simulation:
         return result
 
     @contextmanager
-    def _armed(self, victim: Awaitable[T], cancel: Callable[[], object]) -> Generator[Watched[T], None, None]:
-        """The victim, to be struck by `cancel` at the point that the run is about."""
-        case = self.case
-        watched = Watched(victim)
+    def _armed(
+        self, call: Callable[[], Awaitable[T]], cancel: Callable[[], object]
+    ) -> Generator[Callable[[], Awaitable[T]], None, None]:
+        """Have the victim struck by `cancel` at the point that the run is about; gives what is to be called for it."""
+        victims: list[Awaitable[T]] = []
 
         def reached() -> None:
             self.points += 1
-            if case.number <= self.points <= case.number + case.again:
-                self.has_struck, self.place = True, self.place or place_of(victim)
+            if self.case.number <= self.points <= self.case.number + self.case.again:
+                self.has_struck = True
+                self.place = self.place or (place_of(victims[0]) if victims else "its first step")
                 cancel()
 
-        if case.strike == "fault":
-            yield watched
+        def begin() -> Awaitable[T]:
+            victims.append(call())
+            return Watched(victims[0], reached) if self.case.at == "checkpoint" else victims[0]
+
+        if self.case.strike == "fault":
+            yield call
             return
-        if case.at == "checkpoint":
-            watched.on_checkpoint = reached
-            yield watched
-            return
-        self._schedule.on_step = reached
+        if self.case.at == "step":
+            self._schedule.on_step = reached
         try:
-            yield watched
+            yield begin
         finally:
             self._schedule.on_step = None
 
@@ -191,14 +194,12 @@ class Watched(Awaitable[T]):
 
     Args:
         inner: What is awaited.
-
-    Attributes:
-        on_checkpoint: Called before each time. Written by who counts.
+        on_checkpoint: Called before each time.
     """
 
-    def __init__(self, inner: Awaitable[T]) -> None:
-        self.on_checkpoint: Callable[[], None] | None = None
+    def __init__(self, inner: Awaitable[T], on_checkpoint: Callable[[], None]) -> None:
         self._inner = inner
+        self._on_checkpoint = on_checkpoint
 
     def __await__(self) -> Generator[Any, Any, T]:
         waiting = self._inner.__await__()
@@ -209,8 +210,7 @@ class Watched(Awaitable[T]):
                 message = resume(sent)
             except StopIteration as stop:
                 return cast("T", stop.value)
-            if self.on_checkpoint is not None:
-                self.on_checkpoint()
+            self._on_checkpoint()
             try:
                 resume, sent = waiting.send, (yield message)
             except GeneratorExit:
