@@ -137,6 +137,16 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session(python=HIGHEST, default=False)
+def soak(session: nox.Session) -> None:
+    """The simulations of the library many more times: `nox -s soak -- 50` for fifty times as many runs."""
+    _install(session, "test")
+    session.env["ANYSCOPE_SOAK"] = session.posargs[0] if session.posargs else "20"
+    endless = ("--timeout=0", "-o", "faulthandler_timeout=0")
+    files = [str(path) for path in sorted(Path("tests").glob("test_machine_*.py"))]
+    session.run("pytest", *endless, "--durations=10", "tests/test_simulated.py", *files)
+
+
+@nox.session(python=HIGHEST, default=False)
 def benchmarks(session: nox.Session) -> None:
     """The figures that the README states."""
     _install(session, "bench")

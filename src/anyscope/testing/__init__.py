@@ -1,17 +1,15 @@
 """What `anyscope` is tested with, for tests of programs that use it.
 
-| file | holds |
-|---|---|
-| `sweeps` | many runs of one scenario: every point of cancellation, many schedules |
-| `simulation` | one run of it, and what must always hold |
-| `_case`, `_schedules` | what makes a run: as a value, and who goes next |
-| `virtual_time` | runs in which waiting takes no time |
-| `_private_asyncio`, `_private_trio`, `_private_uvloop` | all that is private to a runtime |
-| `_watch`, `_threads` | deadlocks, livelocks, and threads that hold the clock |
-| `faults`, `leaks`, `plugin` | faulty functions, leak checks, and what the pytest fixtures do |
-
 Works beside AnyIO's pytest plugin; the fixtures come with the package (`anyscope_pytest`).
 """
+
+# sweeps                  many runs of one scenario: every point of cancellation, many schedules
+# simulation              one run of it, and what must always hold
+# _case, _schedules       what makes a run: as a value, and who goes next
+# virtual_time            runs in which waiting takes no time
+# _private_asyncio, _private_trio, _private_uvloop   all that is private to a runtime, checked before it is used
+# _watch, _threads        deadlocks, livelocks, and threads that hold the clock
+# faults, leaks, plugin   faulty functions, leak checks, and what the pytest fixtures do
 
 from ._case import At as At
 from ._case import Case as Case

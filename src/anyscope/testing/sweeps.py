@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from .._vocabulary.options import check_count
 from ._case import At, Case, Strike
 from ._schedules import FIFO, text_of
 from .simulation import Run, Scenario, name_of_scenario
@@ -107,7 +106,7 @@ class SimulationFailed(AssertionError):
 
     Args:
         failure: The run, made as small as it could be.
-        runs: How many runs it took to find.
+        runs: How many runs it took to find it.
 
     Attributes:
         failure: The same.
@@ -378,7 +377,7 @@ def shuffle(
         ...     print(error.failure.error)
         1
     """
-    _at_least_one("runs", runs)
+    _check_number("runs", runs, least=1)
     campaign = _Campaign(scenario)
     draw = random.Random(seed)
     horizon = choices = FIRST_HORIZON
@@ -440,7 +439,8 @@ def explore(
         >>> explore(scenario, deviations=1)
         <Report of scenario: 3 runs, none struck>
     """
-    _at_least_one("most_runs", most_runs)
+    _check_number("most_runs", most_runs, least=1)
+    _check_number("deviations", deviations, least=0)
     campaign = _Campaign(scenario)
     with _old_heap_left_out():
         for number in itertools.count(1):
@@ -509,11 +509,15 @@ def attack(scenario: Scenario, *, backend: Backend = "asyncio", runs: int = 200,
         >>> report.struck > 40
         True
     """
-    _at_least_one("runs", runs)
+    _check_number("runs", runs, least=1)
     report = Report(scenario)
     with _old_heap_left_out():
-        for part in _attacks(scenario, backend, runs, deviations):
-            report.add(part)
+        try:
+            for part in _attacks(scenario, backend, runs, deviations):
+                report.add(part)
+        except SimulationFailed as failed:
+            failed.runs += report.runs
+            raise
     return report
 
 
@@ -532,6 +536,8 @@ def _attacks(scenario: Scenario, backend: Backend, runs: int, deviations: int) -
     yield explore(scenario, backend=backend, deviations=deviations)
 
 
-def _at_least_one(option: str, value: object) -> None:
-    if check_count(option, value) is None:
-        raise TypeError(f"{option} must be an int >= 1, got None")
+def _check_number(option: str, value: object, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{option} must be an int, got {value!r} ({type(value).__name__})")
+    if value < least:
+        raise ValueError(f"{option} must be >= {least}, got {value!r}")
