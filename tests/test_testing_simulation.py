@@ -751,6 +751,31 @@ def test_tasks_of_python_and_queues_without_tasks_are_scheduled_too(monkeypatch:
     assert replay(scenario, Case()) is None
 
 
+def test_a_task_factory_of_the_programs_own_is_used() -> None:
+    """X: its tasks go first in, first out; the others are scheduled."""
+    made = []
+
+    def factory(loop: Any, coro: Any, **options: Any) -> Any:
+        made.append(asyncio.Task(coro, loop=loop, **options))
+        return made[-1]
+
+    async def scenario(sim: Simulation) -> None:
+        asyncio.get_running_loop().set_task_factory(factory)
+        order: list[int] = []
+
+        async def note(number: int) -> None:
+            order.append(number)
+
+        async with anyio.create_task_group() as tg:
+            for number in range(3):
+                tg.start_soon(note, number)
+            await nothing(sim)
+        assert order == [0, 1, 2]
+
+    assert shuffle(scenario, strike=None, runs=20).runs == 20
+    assert len(made) >= 60
+
+
 def test_a_run_of_trio_in_another_thread_is_left_alone() -> None:
     """X: the scheduler of Trio is one for all threads."""
     done = []

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 P = ParamSpec("P")
 
-MOST_TURNS = 20_000
-"""Turns of the loop without any time going by; a run of a scenario has some dozens."""
+MOST_TURNS = 100_000
+"""Turns of the loop without any time going by (on Trio a step is one): what a run of a scenario never has."""
 PATIENCE = 30.0
 """Real seconds for a run on uvloop, which has no virtual time."""
 
