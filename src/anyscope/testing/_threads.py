@@ -32,7 +32,7 @@ class ThreadWatch:
 
     def __init__(self) -> None:
         self._before = set(threading.enumerate())
-        self.executor_jobs = 0
+        self.executor_jobs: int = 0
 
     def is_busy(self) -> bool:
         """True while a thread may still wake the loop. To be asked *before* the loop looks for wake-ups."""

@@ -45,7 +45,7 @@ class Watch:
     """
 
     def __init__(self, most_turns: int = MOST_TURNS) -> None:
-        self.threads = ThreadWatch()
+        self.threads: ThreadWatch = ThreadWatch()
         self.stuck: Deadlock | Livelock | None = None
         self.problems: list[dict[str, Any]] = []
         self.loops: list[Any] = []

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from ._case import Case
 
+__all__ = ("Outlived", "Overheard", "Scenario", "Simulation", "Swallowed")
+
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -85,10 +87,10 @@ class Simulation:
     """
 
     def __init__(self, case: Case, schedule: Schedule) -> None:
-        self.case = case
-        self.has_struck = False
-        self.place = ""
-        self.points = 0
+        self.case: Case = case
+        self.has_struck: bool = False
+        self.place: str = ""
+        self.points: int = 0
         self._schedule = schedule
         self._had_victim = False
 
@@ -249,8 +251,8 @@ class Run:
     """
 
     def __init__(self, scenario: Scenario, case: Case) -> None:
-        self.schedule = Schedule(policy_of(case.schedule))
-        self.simulation = Simulation(case, self.schedule)
+        self.schedule: Schedule = Schedule(policy_of(case.schedule))
+        self.simulation: Simulation = Simulation(case, self.schedule)
         self.error: BaseException | None = None
         self._scenario = scenario
         self._watch = Watch(MOST_TURNS)

@@ -25,6 +25,19 @@ from .simulation import Run, Scenario, name_of_scenario
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
+__all__ = (
+    "Backend",
+    "Failure",
+    "Report",
+    "SimulationFailed",
+    "attack",
+    "explore",
+    "replay",
+    "shrink",
+    "shuffle",
+    "sweep",
+)
+
 Backend: TypeAlias = Literal["asyncio", "asyncio+uvloop", "trio"]
 
 MOST_POINTS = 5_000
@@ -53,9 +66,9 @@ class Report:
     """
 
     def __init__(self, scenario: Scenario) -> None:
-        self.scenario = scenario
-        self.runs = 0
-        self.struck = 0
+        self.scenario: Scenario = scenario
+        self.runs: int = 0
+        self.struck: int = 0
         self.places: set[str] = set()
 
     def __repr__(self) -> str:

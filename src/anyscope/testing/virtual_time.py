@@ -24,7 +24,7 @@ from ._watch import MOST_TURNS, Deadlock, Livelock, Watch
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ("Deadlock", "Livelock", "backend_options", "options_of", "run")
+__all__ = ("Deadlock", "Livelock", "backend_options", "run")
 
 T = TypeVar("T")
 
