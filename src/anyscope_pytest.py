@@ -1,4 +1,4 @@
-"""The pytest plugin of anyscope: the fixtures `no_leaks`, `overrides` and `faulty`, and the mark `virtual_time`.
+"""The pytest plugin of anyscope: the fixtures `attack`, `no_leaks`, `overrides`, `faulty`; the mark `virtual_time`.
 
 Loading it imports nothing of `anyscope`, and a test that uses none of this runs as if it were not there. What the
 fixtures do stands in `anyscope.testing.plugin`; the first test that asks for one imports that.
@@ -6,6 +6,7 @@ fixtures do stands in `anyscope.testing.plugin`; the first test that asks for on
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -71,6 +72,14 @@ def faulty() -> Callable[..., object]:
     from anyscope.testing.faults import faulty
 
     return faulty
+
+
+@pytest.fixture
+def attack(anyio_backend_name: str) -> Callable[..., object]:
+    """The function `anyscope.testing.attack`, on the backend of the test, which is a plain function."""
+    from anyscope.testing import attack
+
+    return functools.partial(attack, backend=anyio_backend_name)  # type: ignore[arg-type]  # a name of AnyIO's
 
 
 @pytest.fixture

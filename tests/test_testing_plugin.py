@@ -404,7 +404,7 @@ async def test_an_override_of_a_recipe_that_was_used_is_refused():
     try:
         async with scope(name="app").provide("session", lambda: "real", shared=False), scope(name="request") as s:
             assert await s.use("session") == "real"
-            with pytest.raises(ServiceExists, match="app > request"):
+            with pytest.raises(ServiceExists, match="service 'session' of app > request has already been created"):
                 overrides("session", lambda: "fake")
     finally:
         overrides.end()
@@ -431,6 +431,46 @@ async def test_a_scope_that_outlives_the_test_gets_its_own_factory_back():
         assert await s.use("config") == "fake"
         overrides.end()
         assert (await s.use("db"), await s.use("config")) == ("real", "fake")
+
+
+# ---------------------------------------------------------------------------------------------------------- attack
+def test_attack_is_a_fixture_that_knows_the_backend_of_the_test(program):
+    """X: a plain test, once for each backend; the failure is pytest's to show."""
+    outcome = program.run(
+        """
+        import anyio
+
+        async def careful(sim):
+            log = []
+            async def work():
+                log.append(1)
+                try:
+                    await anyio.sleep(1)
+                finally:
+                    log.pop()
+            await sim.victim(work)
+            assert not log
+
+        async def careless(sim):
+            log = []
+            async def work():
+                log.append(1)
+                await anyio.sleep(1)
+                log.pop()
+            await sim.victim(work)
+            assert not log, "never closed"
+
+        def test_careful(attack):
+            assert attack(careful, runs=20).struck > 10
+
+        def test_careless(attack, anyio_backend_name):
+            attack(careless, runs=20)
+        """
+    )
+    assert outcome.of("test_careful") == all_of("PASSED")
+    assert outcome.of("test_careless") == all_of("FAILED")
+    for backend in ("asyncio", "trio"):
+        assert f'Again: replay(careless, "{backend} cancel checkpoint=1 schedule=fifo")' in outcome.text
 
 
 # ---------------------------------------------------------------------------------------------------------- faulty

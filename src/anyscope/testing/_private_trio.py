@@ -114,9 +114,9 @@ class Idle:
             self._clock.autojump_threshold = 0
         if math.isinf(step):
             self._break_out(self._watch.dead())
-        elif step > 0:
+        else:
             self._watch.has_rested()
-            self._clock.jump(step)
+            self._clock.jump(max(step, 0.0))
 
     def _hold(self, patience: float, *, is_endless: bool) -> bool:
         now = time.monotonic()

@@ -112,7 +112,7 @@ class Overrides:
     def __init__(self) -> None:
         self._overrides: dict[Any, _Override] = {}
         # Those that have been entered, for an override that is asked for later.
-        self._scopes: weakref.WeakSet[Owner] = weakref.WeakSet()
+        self._scopes: weakref.WeakKeyDictionary[Owner, None] = weakref.WeakKeyDictionary()  # in order of entry
         WATCHERS.append(self._watch)
 
     @overload
@@ -184,7 +184,7 @@ class Overrides:
         if not isinstance(branch, Owner) or what not in ("entered", "provided"):
             return
         if what == "entered":
-            self._scopes.add(branch)
+            self._scopes[branch] = None
         for override in self._overrides.values():
             if what == "entered" or override.key == subject:
                 self._apply(override, branch)
