@@ -32,10 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Give each test with the mark a fixture, to be set up before all others; last, for AnyIO makes new items."""
     for item in session.items:
-        if not isinstance(item, pytest.Function) or item.get_closest_marker("virtual_time") is None:
-            continue
-        if _IN_VIRTUAL_TIME not in item.fixturenames:
-            item.fixturenames = [_IN_VIRTUAL_TIME, *item.fixturenames]  # the list is that of its siblings too
+        if isinstance(item, pytest.Function) and item.get_closest_marker("virtual_time") is not None:
+            item.fixturenames = [_IN_VIRTUAL_TIME, *item.fixturenames]  # a new list: the old one is its siblings' too
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

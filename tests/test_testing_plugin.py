@@ -556,6 +556,23 @@ def test_virtual_time_costs_no_real_time_and_leaves_uvloop_out(program):
     assert "the mark virtual_time is for async tests\nRight: async def test_plain(...):" in outcome.text
 
 
+def test_a_deadlock_in_virtual_time_says_where_the_test_stands(program):
+    """X: at once, and without the tasks of AnyIO's plugin."""
+    outcome = program.run(
+        """
+        import anyio, pytest
+
+        @pytest.mark.virtual_time
+        async def test_stuck():
+            await anyio.Event().wait()
+        """
+    )
+    text = "Deadlock: every task is blocked for ever:\nE         (the test itself): test_it.py:6 in test_stuck\n"
+    assert outcome.text.replace("E   ", "E").replace("E    ", "E   ").count("(the test itself): test_it.py:6") == 2
+    assert "Deadlock: every task is blocked for ever:" in text
+    assert "  Task-" not in outcome.text
+
+
 def test_virtual_time_works_with_anyios_own_backends_in_strict_mode(program):
     """X: AnyIO's own fixture, of the scope module, shared with tests in real time; and its mark."""
     program.write("conftest.py", "")
