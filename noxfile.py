@@ -117,7 +117,7 @@ def minimums(session: nox.Session) -> None:
     pins = [line for line in frozen if line.partition("==")[0] in {"anyio", "exceptiongroup", "trio"}]
     session.log(f"lowest: {', '.join(pins)}")
     _install(session, "test", args=(*pins,))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *(f"--ignore={name}" for name in SIMULATIONS), *session.posargs)
 
 
 @nox.session(python=PYTHONS)
@@ -149,6 +149,34 @@ def soak(session: nox.Session) -> None:
     session.env["ANYSCOPE_SOAK"] = session.posargs[0] if session.posargs else "20"
     endless = ("--timeout=0", "-o", "faulthandler_timeout=0")
     session.run("pytest", *endless, "--durations=10", *SIMULATIONS)
+
+
+@nox.session(python=HIGHEST, default=False)
+def mutants(session: nox.Session) -> None:
+    """Small changes to the code, which a test must notice: `nox -s mutants -- slots works`, or for hours all of them.
+
+    What survives is explained in tests/surviving_mutants.toml; anything else that survives fails the session.
+    """
+    _install(session, "test", "mutants")
+    names = [f"anyscope.*.{module}.*" for module in session.posargs]
+    session.run("mutmut", "run", *names, env={"ANYSCOPE_BACKENDS": "asyncio"})
+    kept = nox.project.load_toml("tests/surviving_mutants.toml")["mutant"]
+    known = {(each["file"], each["was"], each["became"]) for each in kept}
+    results = str(session.run("mutmut", "results", silent=True))
+    survivors = [line.rpartition(":")[0].strip() for line in results.splitlines() if line.endswith(": survived")]
+    changes = {name: _change_of(str(session.run("mutmut", "show", name, silent=True))) for name in survivors}
+    if new := {name: change for name, change in changes.items() if change not in known}:
+        session.error("survived, and is not explained:\n" + "\n".join(f"{n}: {c}" for n, c in new.items()))
+    session.log(f"{len(changes)} mutants survived, each of them explained")
+
+
+def _change_of(diff: str) -> tuple[str, str, str]:
+    """The file of a mutant, the lines that it takes away, and those that it puts in their place."""
+    lines = diff.splitlines()
+    file = next(line.removeprefix("--- src/anyscope/") for line in lines if line.startswith("--- "))
+    was = [line[1:].strip() for line in lines if line.startswith("-") and not line.startswith("---")]
+    became = [line[1:].strip() for line in lines if line.startswith("+") and not line.startswith("+++")]
+    return file, "\n".join(was), "\n".join(became)
 
 
 @nox.session(python=HIGHEST, default=False)

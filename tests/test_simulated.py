@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from anyscope.testing import Report, Scenario, attack, explore, shuffle, sweep
+from rarer_scenarios import NEVER_NATIVELY_ON_3_10 as RARER
 from scenarios import SCENARIOS
 
 SOAK = int(os.environ.get("ANYSCOPE_SOAK", "1"))
-NEVER_NATIVELY_ON_3_10 = {
+NEVER_NATIVELY_ON_3_10 = RARER | {
     "a_race",
     "a_scope_that_cancels_itself",
     "leaving_as_completed_early",

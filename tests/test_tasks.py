@@ -1875,3 +1875,25 @@ async def test_a_closed_scope_keeps_no_result() -> None:
     gc.collect()
     assert [probe() for probe in probes] == [None] * 5
     assert s.closed
+
+
+@pytest.mark.virtual_time
+async def test_a_task_started_in_a_cancelled_scope_is_cut_though_all_others_are_shielded() -> None:
+    """S5, T7: found by a state machine. AnyIO's asyncio does not look for new tasks then; who waits would for ever."""
+    results: list[object] = []
+
+    async def lingers(s: Scope) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(1)
+                results.append(await s.task(anyio.sleep_forever))
+
+    async with scope(name="app") as s:
+        s.start_soon(lingers, s)
+        await anyio.sleep(1)
+        s.cancel("stop")
+    assert [str(result.error) for result in results if isinstance(result, Err)] == [
+        "task sleep_forever (#1) of app was cancelled (stop)"
+    ]

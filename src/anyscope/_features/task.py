@@ -7,6 +7,7 @@ child that the backend dropped before its first step.
 
 from __future__ import annotations
 
+import math
 import weakref
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeGuard, TypeVar
@@ -41,6 +42,7 @@ class Readiness(Protocol):
 
     said: bool
     heard: bool
+    failure: Exception | None
 
 
 class Task(Place, Generic[T_co]):
@@ -296,6 +298,9 @@ class Task(Place, Generic[T_co]):
         handle = self.tasks.owner.spawn(Start(self._drive), self.name, self._context)
         self._context = None
         self._spawned = weakref.ref(handle)
+        is_cancelled = self.owner.cancellation is not None and self.kind != "daemon"
+        if is_cancelled and anyio.current_effective_deadline() != -math.inf:
+            handle.cancel()  # AnyIO's asyncio does not look for new tasks while all others are shielded
 
     async def _drive(self) -> None:
         if self._result is not None:
@@ -331,6 +336,7 @@ class Task(Place, Generic[T_co]):
                 self._why = self._why or (None,)  # AnyIO cancels it with its starter, and that is not the scope's end
             result = self._interrupted(raised)
         if type(result) is Err and not ready.said:
+            ready.failure = result.error
             self.owner.works.part(self)
             result.unwrap()
         self._finish(result)
