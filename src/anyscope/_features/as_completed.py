@@ -113,7 +113,7 @@ class AsCompleted(Generic[T]):
         except BaseException as leaving:  # noqa: ASYNC103  sorted out, then told or raised
             if not self._call.__exit__(type(leaving), leaving, leaving.__traceback__):
                 if isinstance(error, Exception) and sort_out(leaving).error is None:
-                    return False  # the error of the body goes before a cancellation that came afterwards
+                    return False  # noqa: ASYNC104  the error of the body goes before a cancellation that came later
                 raise
             absorbed = True
         else:

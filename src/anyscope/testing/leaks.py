@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
     from types import FrameType
 
-    from anyio import TaskInfo
-
     from .._lifetime.branch import Branch
 
 Kind: TypeAlias = Literal["scope", "service", "context manager", "clean-up", "task"]
@@ -251,7 +249,7 @@ class Recorder:
             if isinstance(thing, Task) and thing.status == "queued":  # for a slot; it has no native task
                 yield Leak("task", thing.label, branch.path, place)
 
-    def _new_tasks(self) -> list[tuple[TaskInfo, Spawn]]:
+    def _new_tasks(self) -> list[tuple[anyio.TaskInfo, Spawn]]:
         """In the order in which they were started, for the backends keep none."""
         me = anyio.get_current_task().id
         new = [
@@ -317,7 +315,7 @@ def service_owner() -> Branch | None:
     return bottom.owner if isinstance(bottom, FactoryPlace) else None
 
 
-def name_of_task(info: TaskInfo) -> str:
+def name_of_task(info: anyio.TaskInfo) -> str:
     """Its name; where asyncio numbered it, that of its function.
 
     Where there is a task factory and no name, Python 3.13.0 calls it `None`.

@@ -218,7 +218,7 @@ class Watched(Awaitable[T]):
             except GeneratorExit:
                 waiting.close()
                 raise
-            except BaseException as error:
+            except BaseException as error:  # noqa: ASYNC103  it is thrown on
                 resume, sent = waiting.throw, error
 
 
@@ -271,7 +271,7 @@ class Run:
                 anyio.run(self._main, backend=backend, backend_options=options)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103  what the scenario ended with is what is asked for
             self.error = error
         if self._watch.stuck is not None:
             self.error = self._watch.stuck
