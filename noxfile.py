@@ -26,6 +26,9 @@ ROOT = Path(__file__).parent
 PACKAGE = "anyscope"
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
+# Run the library many thousand times, and reach no line of it that the other tests do not.
+SIMULATIONS = ["tests/test_machine_scopes.py", "tests/test_machine_services.py", "tests/test_seeded_faults.py"]
+SIMULATIONS += ["tests/test_simulated.py"]
 # What ruff does not have. Not 910 and 911 (a checkpoint on every path): they look at each private helper by itself, and
 # an await of what has ended already is no checkpoint on purpose.
 FLAKE8_ASYNC = "ASYNC101,ASYNC102,ASYNC103,ASYNC104,ASYNC106,ASYNC111,ASYNC112,ASYNC113,ASYNC118,ASYNC123"
@@ -114,7 +117,7 @@ def minimums(session: nox.Session) -> None:
     pins = [line for line in frozen if line.partition("==")[0] in {"anyio", "exceptiongroup", "trio"}]
     session.log(f"lowest: {', '.join(pins)}")
     _install(session, "test", args=(*pins,))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *(f"--ignore={name}" for name in SIMULATIONS), *session.posargs)
 
 
 @nox.session(python=PYTHONS)
@@ -124,8 +127,11 @@ def tests(session: nox.Session) -> None:
     if session.python not in {LOWEST, HIGHEST}:  # these two run every line that depends on the version
         session.run("pytest", *session.posargs)
         return
+    if not session.posargs:  # apart, for measuring them takes minutes
+        session.run("pytest", *SIMULATIONS)
     session.env["COVERAGE_FILE"] = str(ROOT / f".coverage.{session.python}")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    left_out = [f"--ignore={name}" for name in SIMULATIONS]
+    session.run("coverage", "run", "-m", "pytest", *left_out, *session.posargs)
 
 
 @nox.session(python=HIGHEST)
@@ -134,6 +140,43 @@ def coverage(session: nox.Session) -> None:
     session.install("coverage[toml]")
     session.run("coverage", "combine")
     session.run("coverage", "report")
+
+
+@nox.session(python=HIGHEST, default=False)
+def soak(session: nox.Session) -> None:
+    """The simulations of the library many more times: `nox -s soak -- 50` for fifty times as many runs."""
+    _install(session, "test")
+    session.env["ANYSCOPE_SOAK"] = session.posargs[0] if session.posargs else "20"
+    endless = ("--timeout=0", "-o", "faulthandler_timeout=0")
+    session.run("pytest", *endless, "--durations=10", *SIMULATIONS)
+
+
+@nox.session(python=HIGHEST, default=False)
+def mutants(session: nox.Session) -> None:
+    """Small changes to the code, which a test must notice: `nox -s mutants -- slots works`, or for hours all of them.
+
+    What survives is explained in tests/surviving_mutants.toml; anything else that survives fails the session.
+    """
+    _install(session, "test", "mutants")
+    names = [f"anyscope.*.{module}.*" for module in session.posargs]
+    session.run("mutmut", "run", *names, env={"ANYSCOPE_BACKENDS": "asyncio"})
+    kept = nox.project.load_toml("tests/surviving_mutants.toml")["mutant"]
+    known = {(each["file"], each["was"], each["became"]) for each in kept}
+    results = str(session.run("mutmut", "results", silent=True))
+    survivors = [line.rpartition(":")[0].strip() for line in results.splitlines() if line.endswith(": survived")]
+    changes = {name: _change_of(str(session.run("mutmut", "show", name, silent=True))) for name in survivors}
+    if new := {name: change for name, change in changes.items() if change not in known}:
+        session.error("survived, and is not explained:\n" + "\n".join(f"{n}: {c}" for n, c in new.items()))
+    session.log(f"{len(changes)} mutants survived, each of them explained")
+
+
+def _change_of(diff: str) -> tuple[str, str, str]:
+    """The file of a mutant, the lines that it takes away, and those that it puts in their place."""
+    lines = diff.splitlines()
+    file = next(line.removeprefix("--- src/anyscope/") for line in lines if line.startswith("--- "))
+    was = [line[1:].strip() for line in lines if line.startswith("-") and not line.startswith("---")]
+    became = [line[1:].strip() for line in lines if line.startswith("+") and not line.startswith("+++")]
+    return file, "\n".join(was), "\n".join(became)
 
 
 @nox.session(python=HIGHEST, default=False)

@@ -36,6 +36,7 @@ nitpick_ignore_regex = [
     ),
     # Aliases, and classes of the lower floors that only appear in signatures.
     ("py:(class|obj)", r"(anyscope\._\w+\..*|Result|Jobs|Owner|Checked|Ambient|Outcome|(Task|Cancel|Disposal)Kind)"),
+    ("py:(class|obj)", r"(Scenario|Schedule)"),
     ("py:(class|obj)", r"(_?Async\w+|Abstract\w+|_GeneratorContextManager|Task(Group|Info|Status))"),
-    ("py:(class|obj)", r"(.*\.)?_?([A-Z]|[A-Z][A-Za-z]*T|T_\w+|P|PosArgs\w*)(_co|_contra)?"),  # type variables
+    ("py:(class|obj)", r"~?(.*\.)?_?([A-Z]|[A-Z][A-Za-z]*T|T_\w+|P|PosArgs\w*)(_co|_contra)?"),  # type variables
 ]

@@ -1,13 +1,14 @@
 """Fixtures and checks that every test of the project gets.
 
 Async tests, and sync ones that ask for `anyio_backend`, run once per backend: `asyncio` and `trio` in virtual time
-(`virtual_time.py`), `asyncio+uvloop` in real time. Marks narrow that: `virtual_time`, `asyncio_only`, `trio_only`.
+(`anyscope.testing`), `asyncio+uvloop` in real time. Marks narrow that: `virtual_time`, `asyncio_only`, `trio_only`.
 The environment variable `ANYSCOPE_BACKENDS` (`asyncio,trio`) restricts a whole run.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import importlib.util
 import inspect
@@ -23,19 +24,21 @@ from sybil import Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
-import virtual_time
+from anyscope.testing import _private_uvloop
+from anyscope.testing._watch import Watch
+from anyscope.testing.virtual_time import options_of
 
 OPTIONS = {
-    "asyncio": virtual_time.asyncio_options,
-    "asyncio+uvloop": virtual_time.uvloop_options,
-    "trio": virtual_time.trio_options,
+    "asyncio": functools.partial(options_of, "asyncio"),
+    "asyncio+uvloop": _private_uvloop.options,
+    "trio": functools.partial(options_of, "trio"),
 }
 NEEDS = {"asyncio+uvloop": "uvloop", "trio": "trio"}
 # Each example runs a loop of its own; in CI the same examples each time. Hypothesis must be imported before the heap is
 # frozen (below): Trio registers its scheduler's random source with it, and that looks for the source's owners.
 hypothesis.settings.register_profile("anyscope", deadline=None, derandomize=bool(os.environ.get("CI")), database=None)
 hypothesis.settings.load_profile("anyscope")
-WATCH = pytest.StashKey[virtual_time.Watch]()
+WATCH = pytest.StashKey[Watch]()
 
 
 # ---------------------------------------------------------------------------------------------- which backends
@@ -74,16 +77,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[str, Any]]]:
     """The backend and its options: a fresh clock for each test. Afterwards: nothing may be left behind."""
-    watch = request.node.stash[WATCH] = virtual_time.Watch()
+    watch = request.node.stash[WATCH] = Watch()
     name = request.param
     yield name.partition("+")[0], OPTIONS[name](watch)
     gc.collect()
     gc.freeze()  # keeps the next collection cheap: pytest's own records of thousands of tests are left out of it
-    if watch.deadlock is None:
+    if watch.stuck is None:
         _check_left_behind(watch)
 
 
-def _check_left_behind(watch: virtual_time.Watch) -> None:
+def _check_left_behind(watch: Watch) -> None:
     tasks = [task for loop in watch.loops for task in getattr(loop, "left_tasks", ())]
     watch.loops.clear()
     if tasks:
@@ -126,8 +129,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     except BaseException as error:
         cause = error
     watch = pyfuncitem.stash.get(WATCH, None)
-    if watch is not None and watch.deadlock is not None:
-        pytest.fail(str(watch.deadlock), pytrace=False)
+    if watch is not None and watch.stuck is not None:
+        pytest.fail(str(watch.stuck), pytrace=False)
     if cause is not None:
         raise cause
     return result
@@ -152,7 +155,7 @@ class DocumentEvaluator(PythonEvaluator):
         if not inspect.iscoroutinefunction(main):
             return
         for name in [name for name in chosen_backends() if name != "asyncio+uvloop"]:
-            watch = virtual_time.Watch()
+            watch = Watch()
             anyio.run(main, backend=name, backend_options=OPTIONS[name](watch))
             _check_left_behind(watch)
 

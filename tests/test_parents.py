@@ -1305,3 +1305,29 @@ async def test_a_plain_thread_does_not_see_the_scope() -> None:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(thread.join)
     assert seen == [NoCurrentScope]
+
+
+# ------------------------------------------------------------------------------------ cancelled while it is left
+@pytest.mark.parametrize("kind", ["child", "run"])
+@pytest.mark.virtual_time
+async def test_a_cancellation_from_outside_reaches_foreign_work_while_the_scope_is_left(kind: str) -> None:
+    """S5, S9: found by a state machine. Its own tasks are cut by the group; who hangs on it elsewhere was not told."""
+    left: list[float] = []
+
+    async def foreign(s: Scope) -> None:
+        if kind == "run":
+            assert isinstance(await s.run(anyio.sleep, 100), Err)
+        else:
+            async with scope(name="child", parent=s):
+                await anyio.sleep(100)
+        left.append(anyio.current_time())
+
+    async with anyio.create_task_group() as tg:
+        began = anyio.current_time()
+        with anyio.move_on_after(5) as outside:
+            async with scope(name="app") as s:
+                tg.start_soon(foreign, s)
+                await anyio.sleep(1)
+        assert outside.cancelled_caught
+        assert s.cancel_reason == "cancelled from outside"
+        assert [time - began for time in left] == [pytest.approx(5)]

@@ -22,6 +22,7 @@ import pytest
 
 from anyscope import (
     Err,
+    Hooks,
     Ok,
     Scope,
     ScopeClosed,
@@ -1212,6 +1213,27 @@ async def test_a_cancelled_scope_cuts_a_task_that_is_not_ready() -> None:
     assert s.cancel_reason == "stop"
 
 
+@pytest.mark.asyncio_only
+async def test_a_starter_who_is_cancelled_as_the_task_gets_ready_takes_only_the_task_along() -> None:
+    """T3, S5: found by simulation. AnyIO cancels a task that is ready in that moment; the scope was cancelled too."""
+    errors = []
+
+    async def serve(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+        task_status.started()
+        await anyio.sleep_forever()
+
+    hooks = Hooks(after_task=lambda name, duration, error: errors.append(error))
+    async with scope(name="app", hooks=hooks) as s:
+        with anyio.CancelScope() as waiting:
+            asyncio.get_running_loop().call_soon(waiting.cancel)
+            await s.start(serve)
+        assert waiting.cancelled_caught
+        await anyio.lowlevel.checkpoint()
+        assert not s.cancelled
+        assert s.statistics().running == 0
+    assert [str(error) for error in errors] == ["task serve (#0) of app was cancelled"]
+
+
 async def test_start_without_a_task_status_parameter() -> None:
     """T3, S12: the function does not fit; the scope goes on."""
     async with scope() as s:
@@ -1853,3 +1875,25 @@ async def test_a_closed_scope_keeps_no_result() -> None:
     gc.collect()
     assert [probe() for probe in probes] == [None] * 5
     assert s.closed
+
+
+@pytest.mark.virtual_time
+async def test_a_task_started_in_a_cancelled_scope_is_cut_though_all_others_are_shielded() -> None:
+    """S5, T7: found by a state machine. AnyIO's asyncio does not look for new tasks then; who waits would for ever."""
+    results: list[object] = []
+
+    async def lingers(s: Scope) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(1)
+                results.append(await s.task(anyio.sleep_forever))
+
+    async with scope(name="app") as s:
+        s.start_soon(lingers, s)
+        await anyio.sleep(1)
+        s.cancel("stop")
+    assert [str(result.error) for result in results if isinstance(result, Err)] == [
+        "task sleep_forever (#1) of app was cancelled (stop)"
+    ]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import anyio
 
 from .._lifetime.call import Call
+from .._lifetime.ending import sort_out
 from .._lifetime.start import Start
 from .._vocabulary.errors import ScopeMisuse, reraise
 from .._vocabulary.options import check_count
@@ -111,6 +112,8 @@ class AsCompleted(Generic[T]):
             absorbed = await self._group.__aexit__(*seen)  # noqa: ASYNC102  a group's exit waits on when cancelled
         except BaseException as leaving:  # noqa: ASYNC103  sorted out, then told or raised
             if not self._call.__exit__(type(leaving), leaving, leaving.__traceback__):
+                if isinstance(error, Exception) and sort_out(leaving).error is None:
+                    return False  # noqa: ASYNC104  the error of the body goes before a cancellation that came later
                 raise
             absorbed = True
         else:

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._lifetime.opening import OPENING, Opening
 from .._lifetime.place import HERE, Place, bottom_of
+from .._lifetime.watching import WATCHERS, tell
 from .._vocabulary.errors import ScopeMisuse, ServiceExists, ServiceNotReady
 from .._vocabulary.keys import check_key, label_of
 from .recipes import Recipe, check_close
@@ -123,7 +124,7 @@ def provide(owner: Owner, key: object, recipe: Recipe, *, may_replace: bool) -> 
             remedy=f"It is made at entry. Right: s.provide({label_of(key)}, ...) and then await s.use(...)",
         )
     _require_free(table, key, may_replace=may_replace)
-    table.install(Service(table, key, recipe))
+    _install_new(table, Service(table, key, recipe))
 
 
 def provide_value(owner: Owner, key: object, value: object, close: Callable[[Any], object] | None) -> None:
@@ -132,7 +133,7 @@ def provide_value(owner: Owner, key: object, value: object, close: Callable[[Any
     check_close("s.provide_value", label_of(key), close)
     table = _table_to_provide(owner, "provide_value", key)
     _require_free(table, key, may_replace=False)
-    table.install(Service(table, key, Recipe(_no_factory, close), value=value))
+    _install_new(table, Service(table, key, Recipe(_no_factory, close), value=value))
 
 
 def override(owner: Owner, key: object, recipe: Recipe) -> None:
@@ -232,6 +233,12 @@ def _table_to_provide(owner: Owner, call: str, key: object) -> Services:
     if owner.phase != "new":
         owner.require_open(call, label_of(key))
     return _table_of(owner)
+
+
+def _install_new(table: Services, service: Service) -> None:
+    table.install(service)
+    if WATCHERS and table.owner.phase != "new":
+        tell("provided", table.owner, service.key)
 
 
 def _require_free(table: Services, key: object, *, may_replace: bool) -> None:

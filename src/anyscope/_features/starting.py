@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from anyio.abc import TaskStatus
 
 from .._lifetime.call import Call
+from .._lifetime.ending import sort_out
 from .._vocabulary.errors import TaskCancelled
 from .._vocabulary.options import call_async, check_name, check_seconds, name_of, require_async
 from .._vocabulary.results import Err, Result
@@ -92,22 +93,42 @@ async def start(
     require_async("s.start", fn, args)
     name = None if name is None else check_name("name", name)
 
+    ready = Ready()
+
     async def child(*, task_status: TaskStatus[Any]) -> None:
-        ready = Ready(task_status)
+        ready.status = task_status
         coro = fn(*args, task_status=ready)
         await Task(tasks, coro, fn, name=name, kind="start").drive_when_ready(ready)
 
-    return await tasks.owner.group.start(child, name=name or name_of(fn))
+    owner, title = tasks.owner, name or name_of(fn)
+    try:
+        value = await owner.group.start(child, name=title)
+    except BaseException as raised:
+        if ready.failure is not None and sort_out(raised).error is None:  # AnyIO's asyncio lets go of it
+            owner.report(ready.failure, owner.next_index(), f"in {title} of {owner.path}")
+        raise
+    ready.heard = True
+    return value
 
 
 class Ready(TaskStatus[Any]):
-    """Passes `started()` on, and remembers that it was said."""
+    """Passes `started()` on, and remembers that it was said.
 
-    def __init__(self, status: TaskStatus[Any]) -> None:
-        self._status = status
+    Attributes:
+        status: What it is passed on to. Written once, when the task begins.
+        said: Whether it was said. Written by `started`.
+        heard: Whether the caller of `s.start` has got the value. Written by `start`.
+        failure: The error of a task that ended before it said so. Written by the task.
+    """
+
+    status: TaskStatus[Any]
+
+    def __init__(self) -> None:
         self.said = False
+        self.heard = False
+        self.failure: Exception | None = None
 
     def started(self, value: Any = None) -> None:
         """The task is ready; from now on it belongs to the scope."""
-        self._status.started(value)
+        self.status.started(value)
         self.said = True

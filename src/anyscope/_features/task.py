@@ -7,6 +7,7 @@ child that the backend dropped before its first step.
 
 from __future__ import annotations
 
+import math
 import weakref
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeGuard, TypeVar
@@ -17,6 +18,7 @@ from .._lifetime.ending import sort_out
 from .._lifetime.opening import is_part_of_opening
 from .._lifetime.place import Place, beneath, here, stand_in
 from .._lifetime.start import Start
+from .._lifetime.watching import WATCHERS, tell
 from .._vocabulary.errors import ScopeCancelled, ScopeMisuse, TaskCancelled, TaskNotDone
 from .._vocabulary.options import name_of
 from .._vocabulary.results import Err, Ok, Result
@@ -36,9 +38,11 @@ TaskStatus: TypeAlias = Literal["queued", "running", "ok", "error", "cancelled"]
 
 
 class Readiness(Protocol):
-    """Whether a task has said that it is ready."""
+    """Whether a task has said that it is ready, and its starter heard it."""
 
     said: bool
+    heard: bool
+    failure: Exception | None
 
 
 class Task(Place, Generic[T_co]):
@@ -275,6 +279,8 @@ class Task(Place, Generic[T_co]):
     def launch(self) -> None:
         """Begin now, or queue for a slot."""
         owner, slots = self.owner, self.tasks.slots
+        if WATCHERS:
+            tell("launching", owner, self)
         if self.kind == "daemon":
             owner.works.join_daemon(self)
         else:
@@ -292,6 +298,9 @@ class Task(Place, Generic[T_co]):
         handle = self.tasks.owner.spawn(Start(self._drive), self.name, self._context)
         self._context = None
         self._spawned = weakref.ref(handle)
+        is_cancelled = self.owner.cancellation is not None and self.kind != "daemon"
+        if is_cancelled and anyio.current_effective_deadline() != -math.inf:
+            handle.cancel()  # AnyIO's asyncio does not look for new tasks while all others are shielded
 
     async def _drive(self) -> None:
         if self._result is not None:
@@ -323,8 +332,11 @@ class Task(Place, Generic[T_co]):
             if not ready.said:
                 self.owner.works.part(self)
                 raise
+            if not ready.heard and self.owner.cancellation is None:
+                self._why = self._why or (None,)  # AnyIO cancels it with its starter, and that is not the scope's end
             result = self._interrupted(raised)
         if type(result) is Err and not ready.said:
+            ready.failure = result.error
             self.owner.works.part(self)
             result.unwrap()
         self._finish(result)

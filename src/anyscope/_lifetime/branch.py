@@ -10,6 +10,7 @@ child in any other task is cancelled by hand. Both are marked at once.
 
 from __future__ import annotations
 
+import math
 import threading
 from contextvars import Context, copy_context
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ from .._vocabulary.hooks import CancelKind, Cancelled, Hooks
 from .._vocabulary.options import name_of
 from .backend import running_loop
 from .hookset import HookSet
-from .place import HERE, Place, beneath, here, is_inside, keeper_under, nearest_open, stand_in
+from .place import HERE, Place, beneath, here, is_in_clean_up, is_inside, keeper_under, nearest_open, stand_in
 from .signal import CancelSignal, Listeners, wrong_thread
+from .watching import WATCHERS, tell
 from .works import Works
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class Branch:
         "context",
         "face",
         "hooks",
+        "is_in_clean_up",
         "is_nested",
         "keeper",
         "name",
@@ -107,6 +110,7 @@ class Branch:
         # Where it hangs; written once, by `enter`.
         self.parent: Branch | None = None
         self.is_nested: bool = False  # whether the backend cancels it along with its parent
+        self.is_in_clean_up: bool = False  # whether it was entered in the clean-up of another scope
         self.keeper: Place | None = None  # the daemon or the service of the parent that it ends with
         self.hooks: HookSet | None = None
         self._loop: object = None
@@ -165,6 +169,7 @@ class Branch:
         self.parent = parent
         if parent is not None:
             self.is_nested = is_inside(parent)
+            self.is_in_clean_up = is_in_clean_up()
             self.keeper = keeper_under(parent)
             self.hooks = parent.hooks
         if self._own_hooks:
@@ -202,6 +207,8 @@ class Branch:
             self.parent.adopt(self)
         if self._signal is not None:
             self._unlisten = self._signal.on_cancel(lambda reason: self.cancel(reason, kind="signal"))
+        if WATCHERS:
+            tell("entered", self)
 
     def adopt(self, child: Branch) -> None:
         """Take `child` in: wait for it, and hand cancellation down to it.
@@ -211,7 +218,17 @@ class Branch:
         self._children[child] = None
         if child.keeper is None:
             self.works.join(child)
-        if self.cancellation is not None and not child.is_sheltered:
+        if self.cancellation is None or child.is_sheltered:
+            return
+        if child.is_nested and anyio.current_effective_deadline() != -math.inf:
+            return  # it is opened behind a shield
+        child.cancel(self.cancellation.reason, kind="parent")
+
+    def take_over(self, child: Branch) -> None:
+        """What kept `child` has ended: wait for it as for any other."""
+        child.keeper = None
+        self.works.join(child)
+        if self.cancellation is not None:
             child.cancel(self.cancellation.reason, kind="parent")
 
     def release(self, child: Branch) -> None:
@@ -235,7 +252,9 @@ class Branch:
     @property
     def is_sheltered(self) -> bool:
         """Whether it goes on when its parent is cancelled."""
-        return self.keeper is not None and self.keeper.is_sheltered
+        if self.is_in_clean_up:
+            return True
+        return self.keeper is not None and self.keeper.native is not None and self.keeper.is_sheltered
 
     @property
     def is_unborn(self) -> bool:
@@ -322,10 +341,18 @@ class Branch:
         waiting: list[tuple[Branch, CancelKind]] = [(self, kind)]
         while waiting:
             branch, why = waiting.pop()
-            if branch.cancellation is None and branch.phase not in ("closing", "closed"):
+            if why != "parent" and branch.may_not_have_heard:
+                branch.group.cancel_scope.cancel()  # the first reason stays, but nothing is kept from it any more
+            elif branch.cancellation is None and branch.phase not in ("closing", "closed"):
                 branch._mark_cancelled(Cancellation(why, reason))  # noqa: SLF001  another one of this class
                 heirs = [child for child in branch.children if not child.is_sheltered]
                 waiting.extend((child, "parent") for child in reversed(heirs))
+
+    @property
+    def may_not_have_heard(self) -> bool:
+        """Whether the backend was left to hand its parent's cancellation down, and a shield may keep it away."""
+        told = self.cancellation is not None and self.cancellation.kind == "parent"
+        return told and self.is_nested and self.phase in ("open", "draining")
 
     def _mark_cancelled(self, cancellation: Cancellation) -> None:
         self.cancellation = cancellation

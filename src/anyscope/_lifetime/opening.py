@@ -44,6 +44,7 @@ from .backend import pass_on_cancellation
 from .ending import sort_out
 from .place import Place, beneath, here, keeper_under, stand_in
 from .start import Start
+from .watching import WATCHERS, tell
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -223,6 +224,8 @@ class Opening(Place, Generic[T]):
 
     def launch(self, context: Context | None = None) -> None:
         """Begin, as a child of the owner."""
+        if WATCHERS:
+            tell("opening", self._owner, self)
         self._owner.works.join_daemon(self)
         _ = self._owner.spawn(Start(self._drive), self.label, context)
 

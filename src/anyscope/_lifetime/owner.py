@@ -52,6 +52,7 @@ from .cleanup import CleanUp, run_clean_up
 from .ending import QUIET, BodyEnd, Ending, Report, sort_out
 from .place import Place, stand_in
 from .start import Start
+from .watching import WATCHERS, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Iterable
@@ -176,6 +177,8 @@ class Owner(Branch):
     ) -> None:
         """Register a clean-up step."""
         self._clean_ups.append(CleanUp(self.next_index(), label, function, args, kind, subject))
+        if WATCHERS:
+            tell("pushed", self, self._clean_ups[-1])
 
     @property
     def clean_ups(self) -> tuple[CleanUp, ...]:
@@ -395,6 +398,8 @@ class Owner(Branch):
             with suppress(cancelled):
                 await self._until_ended(self.works.live, self._deadline - anyio.current_time())
             is_cancelled = anyio.current_effective_deadline() == -math.inf
+        if is_cancelled and self.cancellation is None:
+            self._note_stray_cancellation()  # those who are not in the group hear it from us alone
         with anyio.CancelScope(shield=True):
             while True:
                 try:
@@ -416,8 +421,20 @@ class Owner(Branch):
             daemon.cancel("its scope has ended")
         await self._bury_the_unborn()
         await self._until_ended(self.works.daemons, bound)
+        await self._until_orphans_ended(bound)
         while self._clean_ups:
             await self._clean_up(self._clean_ups.pop())
+            await self._until_orphans_ended(bound)
+
+    async def _until_orphans_ended(self, bound: float) -> None:
+        """Wait for scopes that strangers hung here from a daemon or a service, such as its server's requests.
+
+        While that served they were its affair; now that it has ended they are the scope's, as any other's.
+        """
+        for child in list(self.children):
+            if child.keeper is not None and child.keeper.native is None:
+                self.take_over(child)
+        await self._until_ended(self.works.live, bound)
 
     async def _until_ended(self, works: Collection[Work], bound: float) -> None:
         """Wait for `works`; tell once if that takes more than half of `bound`, which is not enforced here."""

@@ -107,6 +107,12 @@ def bottom_of(place: Place) -> Place:
     return place if place.below is None else place.below
 
 
+def is_in_clean_up() -> bool:
+    """Whether the running code is the clean-up of a scope, which nothing cuts short but its own bound."""
+    place = here()
+    return place is not None and place.owner.phase == "closing"
+
+
 def keeper_under(owner: Branch) -> Place | None:
     """What `owner` itself ends when it closes and the running code belongs to, if there is such a thing.
 
@@ -116,7 +122,7 @@ def keeper_under(owner: Branch) -> Place | None:
     if place is None:
         return None
     bottom = bottom_of(place)
-    if bottom.is_kept and bottom.owner is owner:
+    if bottom.is_kept and bottom.owner is owner and bottom.native is not None:
         return bottom
     branch: Branch | None = bottom.owner
     while branch is not None and branch is not owner:

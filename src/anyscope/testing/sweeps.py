@@ -1,0 +1,556 @@
+"""Many runs of one scenario: struck at every point, under many schedules, and under all near the usual one.
+
+Cancelling at every checkpoint finds an await between taking a thing and owning it. It does not find the hand-off race
+in any mode (measured on five pools with known defects): a waiter that has been handed something and is cancelled
+before it runs. That takes a cancellation at every *step* of any task, together with other *schedules*; so `attack` does
+all of it.
+
+The first failure ends everything: it is made as small as it can be, and raised as a `SimulationFailed` that holds the
+line with which to run it again.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import random
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from ._case import At, Case, Strike
+from ._schedules import FIFO, text_of
+from .simulation import Run, Scenario, name_of_scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+__all__ = (
+    "Backend",
+    "Failure",
+    "Report",
+    "SimulationFailed",
+    "attack",
+    "explore",
+    "replay",
+    "shrink",
+    "shuffle",
+    "sweep",
+)
+
+Backend: TypeAlias = Literal["asyncio", "asyncio+uvloop", "trio"]
+
+MOST_POINTS = 5_000
+"""Points at which a sweep strikes at most; a scenario has some dozens."""
+MOST_RUNS = 20_000
+"""Runs of one `explore` at most."""
+MOST_TRIES = 400
+"""Runs that `shrink` spends at most."""
+FIRST_HORIZON = 40
+"""Points and choices that a run is taken to have before one was seen."""
+CALM = 5
+"""One run of so many in `shuffle` is not struck: a schedule alone may be enough."""
+
+
+class Report:
+    """What a sweep did; it found nothing, or it would have raised.
+
+    Args:
+        scenario: What was run.
+
+    Attributes:
+        scenario: The same.
+        runs: How many runs there were.
+        struck: How many of these were struck.
+        places: Where the victim stood then.
+    """
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario: Scenario = scenario
+        self.runs: int = 0
+        self.struck: int = 0
+        self.places: set[str] = set()
+
+    def __repr__(self) -> str:
+        places = f"{len(self.places)} place{'s' if len(self.places) != 1 else ''}"
+        runs = f"{self.runs} run{'s' if self.runs != 1 else ''}"
+        struck = f"{self.struck} struck at {places}" if self.struck else "none struck"
+        return f"<Report of {name_of_scenario(self.scenario)}: {runs}, {struck}>"
+
+    def add(self, other: Report) -> None:
+        """Count another report's runs too.
+
+        Args:
+            other: The other one.
+        """
+        self.runs += other.runs
+        self.struck += other.struck
+        self.places |= other.places
+
+
+@dataclass(frozen=True, eq=False)
+class Failure:
+    """One run that failed.
+
+    Attributes:
+        scenario: What was run.
+        case: How: the same case fails again.
+        place: Where the victim stood when it was struck; empty if it was not.
+        error: What went wrong.
+        choices: How many times there was a choice of who goes next.
+    """
+
+    scenario: Scenario
+    case: Case
+    place: str
+    error: BaseException
+    choices: int
+
+    def __str__(self) -> str:
+        name = name_of_scenario(self.scenario)
+        lines = [f"{name} failed on {self.case.backend}, {_blow(self.case, self.place)}:"]
+        lines += [f"  {type(leaf).__name__}: {leaf}".replace("\n", "\n  ") for leaf in leaves(self.error)]
+        lines += [f"{_order(self.case, self.choices)}", f'Again: replay({name}, "{self.case}")']
+        return "\n".join(lines)
+
+
+class SimulationFailed(AssertionError):
+    """A run of a scenario failed; the text says how, and how to run it again.
+
+    Args:
+        failure: The run, made as small as it could be.
+        runs: How many runs it took to find it.
+
+    Attributes:
+        failure: The same.
+        runs: The same.
+    """
+
+    def __init__(self, failure: Failure, runs: int) -> None:
+        super().__init__(failure, runs)
+        self.failure: Failure = failure
+        self.runs: int = runs
+
+    def __str__(self) -> str:
+        return f"{self.failure}\nFound in run {self.runs}."
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors themselves, out of groups within groups."""
+    inner: tuple[BaseException, ...] | None = getattr(error, "exceptions", None)
+    return [error] if inner is None else [leaf for each in inner for leaf in leaves(each)]
+
+
+def _blow(case: Case, place: str) -> str:
+    if not place:
+        return "not struck by anything"
+    if case.strike == "fault":
+        return f"with a fault at fault point {case.number} ({place})"
+    how = "natively cancelled" if case.strike == "native" else "cancelled"
+    again = f" and the next {case.again}" if case.again else ""
+    return f"{how} at {case.at} {case.number}{again}, when the victim stood at {place}"
+
+
+def _order(case: Case, choices: int) -> str:
+    if case.schedule == FIFO:
+        return "Tasks went first in, first out."
+    return f"Tasks went by the schedule {case.schedule}, out of {choices} choices."
+
+
+# ------------------------------------------------------------------ one case
+def replay(scenario: Scenario, case: Case | str) -> Failure | None:
+    """Run one case.
+
+    Args:
+        scenario: What is run: an async function that is given a `Simulation`.
+        case: How: a `Case`, or the line that a failure printed.
+
+    Returns:
+        The failure, or `None` if it did not fail.
+
+    Raises:
+        ValueError: The line is no case, or the scenario has no victim.
+        Unsupported: This version of a runtime cannot be simulated.
+
+    Example:
+        >>> from anyscope.testing import replay
+        >>> async def scenario(sim):
+        ...     async def victim():
+        ...         sim.fault("read")
+        ...     await sim.victim(victim)
+        >>> print(replay(scenario, "trio fault=1 schedule=fifo"))
+        scenario failed on trio, with a fault at fault point 1 (read):
+          InjectedFault: fault injected into call 1 of read
+        Tasks went first in, first out.
+        Again: replay(scenario, "trio fault=1 schedule=fifo")
+    """
+    run = Run(scenario, Case.of(case) if isinstance(case, str) else case)
+    return _failure(run, scenario)
+
+
+def _failure(run: Run, scenario: Scenario) -> Failure | None:
+    if run.error is None:
+        return None
+    simulation = run.simulation
+    return Failure(scenario, simulation.case, simulation.place, run.error, len(run.schedule.choices))
+
+
+def shrink(failure: Failure) -> Failure:
+    """Make a failure as small as it can be: with no deviation from first in, first out that it does not need.
+
+    Args:
+        failure: What failed.
+
+    Returns:
+        The smallest case found that fails with an error of the same type; the same one if it does not fail again.
+
+    Raises:
+        Unsupported: This version of a runtime cannot be simulated.
+    """
+    scenario = failure.scenario
+    tries = itertools.count(1)
+
+    def attempt(case: Case) -> tuple[Failure, Run] | None:
+        if next(tries) > MOST_TRIES:
+            return None
+        run = Run(scenario, case)
+        found = _failure(run, scenario)
+        return (found, run) if found is not None and type(found.error) is type(failure.error) else None
+
+    first = attempt(failure.case)
+    if first is None:
+        return failure
+    smallest, deviations = first[0], first[1].schedule.deviations()
+    size = len(deviations)
+    while size and deviations:  # ever smaller parts are left out, down to single ones
+        for part in _parts(sorted(deviations, reverse=True), size):
+            fewer = {number: choice for number, choice in deviations.items() if number not in part}
+            if found := attempt(replace(smallest.case, schedule=text_of(fewer))):
+                smallest, deviations = found[0], fewer
+        size //= 2
+    while smallest.case.again and (found := attempt(replace(smallest.case, again=smallest.case.again - 1))):
+        smallest = found[0]
+    return smallest
+
+
+def _parts(numbers: list[int], size: int) -> list[set[int]]:
+    return [set(numbers[start : start + size]) for start in range(0, len(numbers), size)]
+
+
+# ------------------------------------------------------------------ many cases
+class _Campaign:
+    """Runs cases one after the other, and ends at the first that fails.
+
+    Args:
+        scenario: What is run.
+
+    Attributes:
+        report: What has been done. Written by `run`.
+    """
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.report = Report(scenario)
+
+    def run(self, case: Case) -> Run:
+        """Run one.
+
+        Raises:
+            SimulationFailed: It failed.
+        """
+        run = Run(self.report.scenario, case)
+        self.report.runs += 1
+        if run.simulation.has_struck:
+            self.report.struck += 1
+            self.report.places.add(run.simulation.place)
+        if failure := _failure(run, self.report.scenario):
+            smallest = shrink(failure)
+            raise SimulationFailed(smallest, self.report.runs) from smallest.error
+        return run
+
+
+@contextmanager
+def _old_heap_left_out() -> Generator[None, None, None]:
+    """What was there before is no garbage of the runs: without it a collection after each run costs 1 ms, not 70."""
+    if gc.get_freeze_count():
+        yield  # somebody has done so, and knows when to end it
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def sweep(
+    scenario: Scenario,
+    *,
+    backend: Backend = "asyncio",
+    strike: Strike = "cancel",
+    at: At = "checkpoint",
+    again: int = 0,
+    schedule: str = FIFO,
+) -> Report:
+    """Run a scenario again and again, each time striking one point later, until a run is not reached any more.
+
+    Args:
+        scenario: An async function that is given a `Simulation`.
+        backend: `asyncio` (default), `trio`, or `asyncio+uvloop` (in real time, only at checkpoints).
+        strike: `cancel` (default) for an AnyIO scope around the victim, `native` for `asyncio.Task.cancel()`, `fault`
+            for an error at each `sim.fault()`.
+        at: `checkpoint` (default) strikes at each of the victim's own; `step` before each step of any task.
+        again: How many times more a native cancellation is delivered, at the next points. Default 0.
+        schedule: Who runs next, as in `Case`. Default `fifo`.
+
+    Returns:
+        How many runs there were, and where they were struck.
+
+    Raises:
+        SimulationFailed: A run failed.
+        ValueError: An argument has no such value, or the scenario has no victim.
+        Unsupported: This version of a runtime cannot be simulated.
+
+    Example:
+        >>> import anyio
+        >>> from anyscope.testing import SimulationFailed, sweep
+        >>> async def scenario(sim):
+        ...     lent = []
+        ...     async def borrow():
+        ...         lent.append("book")
+        ...         await anyio.sleep(60)
+        ...         lent.clear()  # forgotten: try and finally
+        ...     await sim.victim(borrow)
+        ...     assert not lent, f"never returned: {lent}"
+        >>> try:
+        ...     sweep(scenario, backend="trio")
+        ... except SimulationFailed as error:
+        ...     print(error)
+        scenario failed on trio, cancelled at checkpoint 1, when the victim stood at <doctest ...>:5 in borrow:
+          AssertionError: never returned: ['book']
+        Tasks went first in, first out.
+        Again: replay(scenario, "trio cancel checkpoint=1 schedule=fifo")
+        Found in run 1.
+    """
+    campaign = _Campaign(scenario)
+    with _old_heap_left_out():
+        for number in range(1, MOST_POINTS + 1):
+            case = Case(backend, strike, at, number, again, schedule)
+            if not campaign.run(case).simulation.has_struck:
+                break
+    return campaign.report
+
+
+def shuffle(
+    scenario: Scenario,
+    *,
+    backend: Backend = "asyncio",
+    strike: Strike | None = "cancel",
+    runs: int = 200,
+    seed: int = 0,
+) -> Report:
+    """Run a scenario under other schedules, struck at a step drawn at random.
+
+    Every other run shuffles; the rest go by priorities of which a few change (PCT), where some task lags far behind.
+    One run in five is not struck.
+
+    Args:
+        scenario: An async function that is given a `Simulation`.
+        backend: `asyncio` (default) or `trio`.
+        strike: `cancel` (default), `native`, `fault`, or `None` for schedules alone.
+        runs: How many runs. Default 200.
+        seed: Other seeds give other runs, the same seed the same ones. Default 0.
+
+    Returns:
+        How many runs there were, and where they were struck.
+
+    Raises:
+        SimulationFailed: A run failed.
+        ValueError: An argument has no such value, or the scenario has no victim.
+        Unsupported: This version of a runtime cannot be simulated.
+
+    Example:
+        >>> import anyio
+        >>> from anyscope.testing import SimulationFailed, shuffle
+        >>> async def scenario(sim):
+        ...     count = 0
+        ...     async def add():
+        ...         nonlocal count
+        ...         before = count
+        ...         await anyio.sleep(0)
+        ...         count = before + 1
+        ...     async with anyio.create_task_group() as tg:
+        ...         tg.start_soon(add)
+        ...         await anyio.sleep(0)
+        ...         await anyio.sleep(0)
+        ...         await sim.victim(add)
+        ...     assert count == 2, count
+        >>> try:
+        ...     shuffle(scenario, strike=None)
+        ... except SimulationFailed as error:
+        ...     print(error.failure.error)
+        1
+    """
+    _check_number("runs", runs, least=1)
+    campaign = _Campaign(scenario)
+    draw = random.Random(seed)
+    horizon = choices = FIRST_HORIZON
+    with _old_heap_left_out():
+        for number in range(runs):
+            schedule = _drawn_schedule(draw, number, choices)
+            is_calm = strike is None or number % CALM == 0
+            point = 0 if is_calm else draw.randint(1, horizon)
+            run = campaign.run(Case(backend, None if is_calm else strike, "step", point, 0, schedule))
+            if is_calm:  # not cut short: it shows how long a run is
+                horizon, choices = max(run.simulation.points, 1), len(run.schedule.choices)
+    return campaign.report
+
+
+def _drawn_schedule(draw: random.Random, number: int, choices: int) -> str:
+    seed = draw.randrange(2**32)
+    return f"priorities:{seed}:{choices}" if number % 2 else f"random:{seed}"
+
+
+def explore(
+    scenario: Scenario,
+    *,
+    backend: Backend = "asyncio",
+    strike: Strike | None = None,
+    deviations: int = 2,
+    most_runs: int = MOST_RUNS,
+) -> Report:
+    """Run a scenario under every schedule that deviates at most so many times from first in, first out.
+
+    With a strike, under each of these once for each step at which it can come.
+
+    Args:
+        scenario: An async function that is given a `Simulation`.
+        backend: `asyncio` (default) or `trio`.
+        strike: `cancel`, `native` or `fault`; default `None`, schedules alone.
+        deviations: How many choices may be other than first in, first out. Default 2.
+        most_runs: An end to it: schedules beyond that are not run. Default 20,000.
+
+    Returns:
+        How many runs there were (`most_runs`, if that ended it), and where they were struck.
+
+    Raises:
+        SimulationFailed: A run failed.
+        ValueError: An argument has no such value, or the scenario has no victim.
+        Unsupported: This version of a runtime cannot be simulated.
+
+    Example:
+        >>> import anyio
+        >>> from anyscope.testing import explore
+        >>> async def scenario(sim):
+        ...     order = []
+        ...     async def note(name):
+        ...         order.append(name)
+        ...         await anyio.sleep(0)
+        ...     async with anyio.create_task_group() as tg:
+        ...         tg.start_soon(note, "a")
+        ...         await sim.victim(note, "b")
+        ...     assert sorted(order) == ["a", "b"]
+        >>> explore(scenario, deviations=1)
+        <Report of scenario: 3 runs, none struck>
+    """
+    _check_number("most_runs", most_runs, least=1)
+    _check_number("deviations", deviations, least=0)
+    campaign = _Campaign(scenario)
+    with _old_heap_left_out():
+        for number in itertools.count(1):
+            before = campaign.report.struck
+            case = Case(backend, strike, "step", number if strike else 0)
+            _explore_case(campaign, case, deviations, most_runs)
+            if campaign.report.struck == before or campaign.report.runs >= most_runs:
+                return campaign.report
+    raise AssertionError
+
+
+def _explore_case(campaign: _Campaign, case: Case, deviations: int, most_runs: int) -> None:
+    """Run a case under every schedule that is near enough, depth first."""
+    schedule: dict[int, int] | None = {}
+    while schedule is not None and campaign.report.runs < most_runs:
+        run = campaign.run(replace(case, schedule=text_of(schedule)))
+        schedule = _next_schedule(run.schedule.choices, deviations)
+
+
+def _next_schedule(choices: list[tuple[int, int]], deviations: int) -> dict[int, int] | None:
+    """The schedule after this one: the last choice that may be another becomes the next one; what follows is fifo."""
+    deviating = sum(1 for _, choice in choices if choice)
+    for number in range(len(choices) - 1, -1, -1):
+        ready, choice = choices[number]
+        deviating -= bool(choice)
+        if choice + 1 < ready and deviating < deviations:
+            earlier = {at: chosen for at, (_, chosen) in enumerate(choices[:number]) if chosen}
+            return {**earlier, number: choice + 1}
+    return None
+
+
+def attack(scenario: Scenario, *, backend: Backend = "asyncio", runs: int = 200, deviations: int = 1) -> Report:
+    """Do all of it: sweeps over checkpoints and steps, shuffled schedules, and every schedule near the usual one.
+
+    On asyncio with AnyIO's cancellation and natively, once and three times over; on uvloop over checkpoints alone. A
+    scenario of fifty steps takes some thousand runs of about 2 ms.
+
+    Args:
+        scenario: An async function that is given a `Simulation`.
+        backend: `asyncio` (default), `trio` or `asyncio+uvloop`.
+        runs: Shuffled runs for each kind of cancellation. Default 200.
+        deviations: How many choices may deviate in the schedules that are explored, without a strike. Default 1.
+
+    Returns:
+        How many runs there were, and where they were struck.
+
+    Raises:
+        SimulationFailed: A run failed.
+        ValueError: An argument has no such value, or the scenario has no victim.
+        Unsupported: This version of a runtime cannot be simulated.
+
+    Example:
+        >>> import anyio
+        >>> from anyscope import scope
+        >>> from anyscope.testing import attack
+        >>> async def scenario(sim):
+        ...     log = []
+        ...     async def work():
+        ...         async with scope() as s:
+        ...             s.on_exit(lambda: log.append("closed"))
+        ...             log.append("open")
+        ...             await anyio.sleep(1)
+        ...     await sim.victim(work)
+        ...     assert log in ([], ["open", "closed"])
+        >>> report = attack(scenario, runs=20)
+        >>> report.struck > 40
+        True
+    """
+    _check_number("runs", runs, least=1)
+    report = Report(scenario)
+    with _old_heap_left_out():
+        try:
+            for part in _attacks(scenario, backend, runs, deviations):
+                report.add(part)
+        except SimulationFailed as failed:
+            failed.runs += report.runs
+            raise
+    return report
+
+
+def _attacks(scenario: Scenario, backend: Backend, runs: int, deviations: int) -> Iterator[Report]:
+    kinds: tuple[tuple[Strike, int], ...] = (("cancel", 0),)
+    if backend != "trio":
+        kinds = (*kinds, ("native", 0), ("native", 2))
+    for strike, again in kinds:
+        yield sweep(scenario, backend=backend, strike=strike, again=again)
+        if backend != "asyncio+uvloop":
+            yield sweep(scenario, backend=backend, strike=strike, again=again, at="step")
+    if backend == "asyncio+uvloop":
+        return
+    for strike in dict(kinds):
+        yield shuffle(scenario, backend=backend, strike=strike, runs=runs)
+    yield explore(scenario, backend=backend, deviations=deviations)
+
+
+def _check_number(option: str, value: object, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{option} must be an int, got {value!r} ({type(value).__name__})")
+    if value < least:
+        raise ValueError(f"{option} must be >= {least}, got {value!r}")
