@@ -63,6 +63,10 @@ def options(watch: Watch) -> dict[str, Any]:
     return {"clock": clock, "instruments": [idle]}
 
 
+MOST_RAISED = 20
+"""How often a program may catch a deadlock and wait again."""
+
+
 class Idle:
     """Stands in for MockClock's jump, and is the instrument that knows what was true before the last look at I/O.
 
@@ -128,7 +132,7 @@ class Idle:
         return True
 
     def _break_out(self, error: BaseException) -> None:
-        """Raise in the main task; if that did not help, in every blocked task."""
+        """Raise in the main task; if that did not help, in every blocked task; and in the end in Trio itself."""
         import trio
 
         def throw() -> None:
@@ -136,6 +140,8 @@ class Idle:
 
         root: Any = trio.lowlevel.current_root_task()
         self._raised += 1
+        if self._raised > MOST_RAISED:
+            raise error  # the program catches it and waits again: the run breaks off, its tasks left as they are
         for task in _below(root)[:1] if self._raised == 1 else _below(root):
             if task._abort_func is not None:
                 task._attempt_abort(throw)
