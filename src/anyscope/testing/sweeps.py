@@ -271,15 +271,14 @@ class _Campaign:
 @contextmanager
 def _old_heap_left_out() -> Generator[None, None, None]:
     """What was there before is no garbage of the runs: without it a collection after each run costs 1 ms, not 70."""
-    if gc.get_freeze_count():
-        yield  # somebody has done so, and knows when to end it
-        return
+    was_frozen = gc.get_freeze_count() > 0  # then somebody else has done so, and knows when to end it
     gc.collect()
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not was_frozen:
+            gc.unfreeze()
 
 
 def sweep(
