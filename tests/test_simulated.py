@@ -2,8 +2,8 @@
 
 For each story and backend: a cancellation at every checkpoint of the victim and at every step of any task, by scope and
 (asyncio) natively, once and three times over; 200 shuffled schedules (on asyncio half of them with each kind of
-cancellation); every schedule that deviates once from first in, first out. `nox -s soak -- 20` does twenty times as many shuffled runs, explores schedules
-with two deviations, and cancels at each step of those with one.
+cancellation); every schedule that deviates once from first in, first out. `nox -s soak -- 20` does twenty times as many
+shuffled runs, explores schedules with two deviations, and cancels at each step of those with one.
 """
 
 from __future__ import annotations
