@@ -28,7 +28,8 @@ PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
 # Run the library many thousand times, and reach no line of it that the other tests do not.
 SIMULATIONS = ["tests/test_machine_scopes.py", "tests/test_machine_services.py", "tests/test_seeded_faults.py"]
-SIMULATIONS += ["tests/test_simulated.py"]
+SIMULATIONS += ["tests/test_simulated.py", "tests/test_pool_simulated.py"]
+PYTEST = ("pytest", "-n", "logical")  # a worker for each core
 # What ruff does not have. Not 910 and 911 (a checkpoint on every path): they look at each private helper by itself, and
 # an await of what has ended already is no checkpoint on purpose.
 FLAKE8_ASYNC = "ASYNC101,ASYNC102,ASYNC103,ASYNC104,ASYNC106,ASYNC111,ASYNC112,ASYNC113,ASYNC118,ASYNC123"
@@ -40,6 +41,12 @@ def _is_here(version: str) -> bool:
     if program is None:
         return sys.version_info[:2] == tuple(int(part) for part in version.split("."))
     return subprocess.run([program, "-c", ""], check=False, capture_output=True).returncode == 0
+
+
+def _with_postgres() -> dict[str, str]:
+    """The environment for the tests; where PostgreSQL can be had, these must not be skipped."""
+    done = subprocess.run([sys.executable, str(ROOT / "tests" / "postgres.py"), "install"], check=False)
+    return {"ANYSCOPE_NEEDS_POSTGRES": "1"} if done.returncode == 0 else {}
 
 
 HERE = [version for version in PYTHONS if _is_here(version)] or [f"{sys.version_info[0]}.{sys.version_info[1]}"]
@@ -117,7 +124,7 @@ def minimums(session: nox.Session) -> None:
     pins = [line for line in frozen if line.partition("==")[0] in {"anyio", "exceptiongroup", "trio"}]
     session.log(f"lowest: {', '.join(pins)}")
     _install(session, "test", args=(*pins,))
-    session.run("pytest", *(f"--ignore={name}" for name in SIMULATIONS), *session.posargs)
+    session.run(*PYTEST, *(f"--ignore={name}" for name in SIMULATIONS), *session.posargs)
 
 
 @nox.session(python=PYTHONS)
@@ -125,13 +132,14 @@ def tests(session: nox.Session) -> None:
     """All tests, each on asyncio, asyncio with uvloop, and Trio."""
     _install(session, "test")
     left_out = [f"--ignore={name}" for name in SIMULATIONS]
+    session.env.update(_with_postgres())
     if session.python not in {LOWEST, HIGHEST}:  # these two run every line that depends on the version
-        session.run("pytest", *left_out, *session.posargs)
+        session.run(*PYTEST, *left_out, *session.posargs)
         return
     if not session.posargs:  # apart, for measuring them takes minutes
-        session.run("pytest", *SIMULATIONS)
+        session.run(*PYTEST, *SIMULATIONS)
     session.env["COVERAGE_FILE"] = str(ROOT / f".coverage.{session.python}")
-    session.run("coverage", "run", "-m", "pytest", *left_out, *session.posargs)
+    session.run("coverage", "run", "-m", *PYTEST, *left_out, *session.posargs)
 
 
 @nox.session(python=HIGHEST)
@@ -148,7 +156,7 @@ def soak(session: nox.Session) -> None:
     _install(session, "test")
     session.env["ANYSCOPE_SOAK"] = session.posargs[0] if session.posargs else "20"
     endless = ("--timeout=0", "-o", "faulthandler_timeout=0")
-    session.run("pytest", *endless, "--durations=10", *SIMULATIONS)
+    session.run(*PYTEST, *endless, "--durations=10", *SIMULATIONS)
 
 
 @nox.session(python=HIGHEST, default=False)
@@ -185,3 +193,4 @@ def benchmarks(session: nox.Session) -> None:
     _install(session, "bench")
     session.run("python", "benchmarks/core.py", *session.posargs)
     session.run("python", "benchmarks/services.py", *session.posargs)
+    session.run("python", "benchmarks/pools.py", *session.posargs)

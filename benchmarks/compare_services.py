@@ -8,7 +8,6 @@ means that the library has no such call: dependencies of FastAPI are made for on
 from __future__ import annotations
 
 import argparse
-import platform
 import subprocess
 import sys
 import time
@@ -17,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from textwrap import shorten
 from typing import Any, TypeAlias
 
 import anyio
 import anyio.lowlevel
+from common import versions
 from sniffio import current_async_library
 
 from anyscope import scope
@@ -592,17 +591,6 @@ def installed() -> list[str]:
     return found
 
 
-def versions() -> str:
-    """What was compared."""
-    found = []
-    for name in ("anyscope", "anyio", "trio", "svcs", "dishka", "wireup", "that-depends", "fastapi"):
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:  # noqa: PERF203  eight names
-            found.append(f"{name} {'as it is here' if name == 'anyscope' else 'not installed'}")
-    return f"{platform.python_implementation()} {platform.python_version()}, {', '.join(found)}"
-
-
 def main() -> None:
     """Print a table for each backend."""
     parser = argparse.ArgumentParser(description="What containers do when it gets difficult.")
@@ -614,7 +602,7 @@ def main() -> None:
     elif options.works:
         try_here(*options.works)
     else:
-        print(versions())
+        print(versions(("svcs", "dishka", "wireup", "that-depends", "fastapi")))
         names = installed()
         for backend in ("asyncio", "trio"):
             table(backend, [name for name in names if works(backend, name)])

@@ -13,18 +13,17 @@ import argparse
 import asyncio
 import functools
 import gc
-import platform
 import re
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+from common import parser_of, print_all
 
 from anyscope import each, scope
 
@@ -203,33 +202,15 @@ def show_memory(n: int) -> None:
     print(f"  {'s.parallel, concurrency=10':36}{ours:9.1f} MiB{ours / theirs:29.2f}x   (to reach: <= 0.1x)")
 
 
-def versions() -> str:
-    """What was measured with what."""
-    found = []
-    for name in ("anyscope", "anyio", "trio", "aiometer"):
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:  # noqa: PERF203  four names
-            found.append(f"{name} not installed")
-    return f"{platform.python_implementation()} {platform.python_version()}, {', '.join(found)}"
-
-
 def main() -> None:
     """Print every table."""
-    parser = argparse.ArgumentParser(description="What scopes, tasks and the parallel family cost.")
-    parser.add_argument("--quick", action="store_true", help="fewer jobs and rounds")
+    parser = parser_of("What scopes, tasks and the parallel family cost.")
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
         measure_memory(options.memory[0], int(options.memory[1]))
         return
-    print(versions())
-    for backend in ("asyncio", "trio"):
-
-        async def run(backend: str = backend) -> None:
-            await tables(backend, quick=options.quick)
-
-        anyio.run(run, backend=backend)
+    print_all(tables, ("aiometer",), quick=options.quick)
     show_memory(20_000 if options.quick else 100_000)
 
 

@@ -9,18 +9,16 @@ The first eight uses of a service go a longer way, on which it is noted who hold
 
 from __future__ import annotations
 
-import argparse
-import platform
 import statistics
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from itertools import count as count_from
 from typing import Any
 
 import anyio
+from common import parser_of, versions
 from core import Figures, in_turn, per_op, show
 
 from anyscope import Scope, scope, use
@@ -401,23 +399,10 @@ async def tables(backend: str, peers: dict[str, Peer], *, quick: bool) -> None:
     show("a request with none", none, "AsyncExitStack", {})
 
 
-def versions() -> str:
-    """What was measured with what."""
-    found = []
-    for name in ("anyscope", "anyio", "trio", "svcs", "dishka", "wireup", "that-depends"):
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:  # noqa: PERF203  seven names
-            found.append(f"{name} {'as it is here' if name == 'anyscope' else 'not installed'}")
-    return f"{platform.python_implementation()} {platform.python_version()}, {', '.join(found)}"
-
-
 def main() -> None:
     """Print every table; the containers on asyncio only, for which they are made."""
-    parser = argparse.ArgumentParser(description="What services cost.")
-    parser.add_argument("--quick", action="store_true", help="fewer calls and rounds")
-    options = parser.parse_args()
-    print(versions())
+    options = parser_of("What services cost.").parse_args()
+    print(versions(("svcs", "dishka", "wireup", "that-depends")))
     peers = installed()
     anyio.run(partial(tables, "asyncio", peers, quick=options.quick), backend="asyncio")
     anyio.run(partial(tables, "trio", {}, quick=options.quick), backend="trio")

@@ -35,8 +35,11 @@ nitpick_ignore_regex = [
         r"(Any|Callable|Awaitable|Coroutine|Iterable|Iterator|Sequence|Mapping|Generator|Self|TracebackType|timedelta)",
     ),
     # Aliases, and classes of the lower floors that only appear in signatures.
-    ("py:(class|obj)", r"(anyscope\._\w+\..*|Result|Jobs|Owner|Checked|Ambient|Outcome|(Task|Cancel|Disposal)Kind)"),
-    ("py:(class|obj)", r"(Scenario|Schedule)"),
+    (
+        "py:(class|obj)",
+        r"(anyscope\._\w+\..*|Result|Jobs|Owner|Checked|Ambient|Outcome|(Task|Cancel|Disposal)Kind)",
+    ),
+    ("py:(class|obj)", r"(Scenario|Schedule|Stock|Pool(Moment|Options))"),
     ("py:(class|obj)", r"(_?Async\w+|Abstract\w+|_GeneratorContextManager|Task(Group|Info|Status))"),
     ("py:(class|obj)", r"~?(.*\.)?_?([A-Z]|[A-Z][A-Za-z]*T|T_\w+|P|PosArgs\w*)(_co|_contra)?"),  # type variables
 ]

@@ -147,7 +147,12 @@ class DocumentEvaluator(PythonEvaluator):
     """Runs a block; where it defines `async def main()`, runs that too, on both backends in virtual time."""
 
     def __call__(self, example: Example) -> None:
-        """Evaluate one block."""
+        """Evaluate one block, after those that it builds on: another worker may have run them."""
+        done: set[int] = example.namespace.setdefault("__evaluated__", set())
+        for earlier in list(example.document.examples()):
+            if earlier.line < example.line and earlier.line not in done and earlier.region.evaluator is self:
+                earlier.evaluate()
+        done.add(example.line)
         example.namespace.setdefault("__name__", "document")
         example.namespace.pop("main", None)
         super().__call__(example)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
@@ -175,22 +176,18 @@ async def test_every_way_out_cancels_the_rest_and_waits(way: Callable[[Any, Any]
 @pytest.mark.parametrize("way", [way for way in WAYS if way is not _leave_at_once], ids=lambda way: way.__name__)
 async def test_every_way_out_closes_a_generator(way: Callable[[Any, Any], Any]) -> None:
     """A7: however the block is left, a generator of jobs is closed by then."""
-    gauge, closed = Gauge(), False
+    gauge = Gauge()
 
     def jobs() -> Iterator[Callable[[], Any]]:
-        nonlocal closed
-        try:
-            yield gauge.work
-            for _ in range(50):
-                yield functools.partial(gauge.work, 5)
-        finally:
-            closed = True
+        yield gauge.work
+        for _ in range(50):
+            yield functools.partial(gauge.work, 5)
 
     held = jobs()
     async with scope(concurrency=2) as s:
         await way(s, held)
         gauge.check()
-        assert closed
+        assert inspect.getgeneratorstate(held) == inspect.GEN_CLOSED  # also where it was closed before it began
 
 
 async def test_an_error_of_the_body_while_jobs_fail() -> None:

@@ -351,9 +351,8 @@ async def test_a_write_is_all_or_nothing(tmp_path: Path) -> None:
     db = tmp_path / "census.db"
     options = Options(root=tmp_path)
     census = Census(results={tmp_path / f"{number}.py": Ok(Counts(1, 0, 0)) for number in range(1000)})
-    async with scope() as s:
+    async with scope():
         database = await open_database(str(db))
-        s.on_exit(database.close)
         with anyio.CancelScope() as cut:
             cut.cancel()
             await database.write(census, options)
@@ -365,7 +364,7 @@ async def test_a_write_is_all_or_nothing(tmp_path: Path) -> None:
         assert len(rows(db, "SELECT * FROM files")) == written
 
 
-def test_the_trace_shows_tasks_and_clean_ups(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_trace_shows_tasks_pools_and_clean_ups(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """H5: in place of the progress, on stderr; afterwards the logger is as it was."""
     logger = logging.getLogger("anyscope.census")
     before = (logger.level, logger.propagate, list(logger.handlers))
@@ -375,8 +374,13 @@ def test_the_trace_shows_tasks_and_clean_ups(tree: Path, capsys: pytest.CaptureF
         "census: daemon stop_on_interrupt (#1) started",
         "census: job _count_one (#2) started",
         "census: job _count_one (#2) ended",
+        "census: pool sqlite: created",
+        "census: pool sqlite: acquired",
+        "census: pool sqlite: released",
         "census: daemon stop_on_interrupt (#1) was cancelled",
-        "census: service Database (#0) closed",
+        "census: pool sqlite: discarded (closed)",
+        "census: pool sqlite: destroyed",
+        "census: pool sqlite (#0) closed",
     ]
     assert (logger.level, logger.propagate, list(logger.handlers)) == before
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -48,6 +49,45 @@ def records() -> Iterator[Records]:
 async def fail() -> None:
     await anyio.sleep(0.25)
     raise ValueError("no such user\nsecond line")
+
+
+async def test_pools_are_logged(records: Records) -> None:
+    """H5, P12: what happens at DEBUG, with seconds and reason; what fails at WARNING."""
+    script = iter([ConnectionRefusedError("no"), None])
+
+    async def create() -> object:
+        await anyio.sleep(0.25)
+        if error := next(script):
+            raise error
+        return object()
+
+    async with scope(name="app", hooks=LoggingHooks()) as s:
+        pool = s.pool(create, name="db", max=1, backoff=(0.5, 0.5), close_timeout=1)
+        async with pool.acquire():
+            await anyio.sleep(1)
+    shown = [re.sub(r"acquired after [01]\.\d+ s", "acquired after a while", line) for line in records.lines]
+    assert shown[:5] == [
+        "WARNING app: pool db: create failed (ConnectionRefusedError: no)",
+        "DEBUG app: pool db: created after 0.250 s",
+        "DEBUG app: pool db: acquired after a while",
+        "DEBUG app: pool db: released after 1.000 s",
+        "DEBUG app: pool db: discarded (closed)",
+    ]
+    assert shown[5] == "DEBUG app: pool db: destroyed"
+    record = records.seen[1]
+    assert (record.__dict__["scope"], record.__dict__["subject"]) == ("app", "pool db")
+    assert record.__dict__["duration"] == pytest.approx(0.25)
+
+
+async def test_what_is_not_wanted_of_pools_is_not_logged() -> None:
+    """H5: nothing is put together for a level that nobody hears."""
+    logger = logging.getLogger("anyscope.quiet")
+    logger.setLevel(logging.ERROR)
+    async with scope(hooks=LoggingHooks(logger)) as s:
+        pool = s.pool(object, name="db", max=1)
+        async with pool.acquire():
+            pass
+    assert pool.stats.created == 1
 
 
 async def test_tasks_are_logged(records: Records) -> None:
@@ -149,7 +189,7 @@ async def test_level_and_logger_are_chosen() -> None:
 
 def test_repr() -> None:
     """H5: what it is and what it hears."""
-    assert repr(LoggingHooks()) == "<LoggingHooks before_task, after_task, on_cancel, on_dispose>"
+    assert repr(LoggingHooks()) == "<LoggingHooks before_task, after_task, on_cancel, on_dispose, pool_changed>"
 
 
 async def test_the_kinds_of_disposals() -> None:

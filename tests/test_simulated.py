@@ -42,6 +42,11 @@ def _silence() -> Iterator[None]:
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_the_promise_holds(scenario: Scenario, backend: Any) -> None:
     """See the docstring of the story: it names the rules."""
+    check_the_promise(scenario, backend)
+
+
+def check_the_promise(scenario: Scenario, backend: Any) -> None:
+    """Run a story in all these ways."""
     if sys.version_info < (3, 11) and backend == "asyncio" and scenario.__name__ in NEVER_NATIVELY_ON_3_10:
         assert attack_by_scope(scenario).struck > 100
         return

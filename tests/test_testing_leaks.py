@@ -16,9 +16,10 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from anyscope import CloseTimeout, ScopeMisuse, current_scope, scope, use
+from anyscope import CloseTimeout, Pool, ScopeMisuse, current_scope, scope, use
 from anyscope._lifetime.watching import WATCHERS
-from anyscope.testing.leaks import Leak, Leaked, Recorder, Spawns, no_leaks
+from anyscope.testing._spawns import Spawns
+from anyscope.testing.leaks import Leak, Leaked, Recorder, no_leaks
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
@@ -482,6 +483,74 @@ async def test_what_is_entered_in_an_outer_scope_is_told():
             Leak("clean-up", "print (#1)", "app", places[1]),
         ]
         assert "Right: enter what is needed for the block in a scope of the block" in str(caught.value)
+
+
+async def test_a_resource_that_was_acquired_from_an_outer_pool_is_told():
+    """X: what the pool makes for the block stays, what the block has acquired does not."""
+
+    @asynccontextmanager
+    async def connect():
+        async with server():
+            yield object()
+
+    async with scope(name="app") as s:
+        pool = s.pool(connect, name="db", max=3)
+        before = await pool.acquire()
+        async with no_leaks(), pool.acquire():
+            pass
+        with pytest.raises(Leaked) as caught:
+            async with no_leaks():
+                kept = [await pool.acquire(), await pool.acquire()]
+                place = here(-1)
+        assert caught.value.leaks == tuple(Leak("resource", f"db #{number}", "app", place) for number in (1, 2))
+        assert str(caught.value) == (
+            "2 things were left behind:\n"
+            f"  resource db #1 of app, acquired at {place}\n"
+            f"  resource db #2 of app, acquired at {place}\n"
+            "Right: async with pool.acquire() as it: ...   which gives it back"
+        )
+        async with no_leaks():
+            pool.release(before)
+            before = await pool.acquire()
+            pool.release(before)
+        for each in kept:
+            pool.release(each)
+
+
+async def test_a_resource_that_is_acquired_anew_in_the_block_is_told():
+    """X: that it was lent before to somebody else does not excuse it."""
+    async with scope(name="app") as s, Pool(object, name="things") as pool:
+        first = await pool.acquire()
+        with pytest.raises(Leaked, match="resource things #0 of app > things, acquired at"):
+            async with no_leaks():
+                pool.release(first)
+                assert await pool.acquire() is first
+        pool.release(first)
+        await s.run(checkpoint)
+
+
+async def test_a_pool_that_is_made_in_an_outer_scope_is_told():
+    """X: the pool alone, with neither its tasks nor what it has lent."""
+    async with scope(name="app") as s:
+        with pytest.raises(Leaked) as caught:
+            async with no_leaks():
+                pool = s.pool(object, name="things", min=2)
+                place = here(-1)
+                thing = await pool.acquire()
+        assert caught.value.leaks == (Leak("pool", "things (#0)", "app", place),)
+        assert str(caught.value) == (
+            f"1 thing was left behind:\n  pool things (#0) of app, opened at {place}\n"
+            "Right: make what is needed for the block in a scope of the block"
+        )
+        pool.release(thing)
+
+
+async def test_a_pool_of_the_block_that_is_closed_is_no_leak():
+    """X: neither in a scope of the block, nor alone."""
+    async with no_leaks(), scope() as s, Pool(object, min=1) as alone:
+        for pool in (s.pool(object, max=2), alone):
+            async with pool.acquire():
+                pass
 
 
 async def test_a_service_of_the_block_that_is_being_made_is_told_as_a_task():

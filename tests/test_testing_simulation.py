@@ -37,6 +37,7 @@ from anyscope.testing import (
     Unsupported,
     _private_asyncio,
     _private_trio,
+    _replaying,
     attack,
     explore,
     replay,
@@ -282,7 +283,7 @@ def test_shrinking_gives_up_after_so_many_runs_and_keeps_what_does_not_fail_agai
     """X: a failure that depends on something else is handed back as it is."""
     found = Failure(using(Pool), Case("asyncio", "cancel", "step", 2, schedule="random:3"), "", ValueError(), 3)
     assert shrink(found) is found
-    monkeypatch.setattr(sweeps, "MOST_TRIES", 1)
+    monkeypatch.setattr(_replaying, "MOST_TRIES", 1)
     with pytest.raises(SimulationFailed) as caught:
         shuffle(using(Lossy), strike="native")
     assert replay(using(Lossy), caught.value.failure.case) is not None

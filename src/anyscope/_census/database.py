@@ -1,24 +1,22 @@
-"""The database of censuses: SQLite by the standard library, in worker threads, as a service of the census's scope."""
+"""The database of censuses: a pool of SQLite connections in worker threads, as a service of the census's scope."""
 
 from __future__ import annotations
 
 import functools
 import sqlite3
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 
+from .. import current_scope
 from .options import UsageError
 from .report import plain, reason, short
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from .. import Pool
     from .options import Options
     from .record import Census
-
-T = TypeVar("T")
 
 IN_MEMORY = ":memory:"
 SCHEMA = """
@@ -34,17 +32,13 @@ class Database:
     """Holds what censuses found; each has a number, and each is written whole or not at all.
 
     Args:
-        connection: An open connection, to be used by one thread at a time.
-
-    Attributes:
-        _turn: Lets one thread at a time use the connection, also when it is closed.
+        connections: A pool of connections. A worker thread uses one at a time.
     """
 
-    __slots__ = ("_connection", "_turn")
+    __slots__ = ("_connections",)
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._turn = anyio.CapacityLimiter(1)
+    def __init__(self, connections: Pool[sqlite3.Connection]) -> None:
+        self._connections = connections
 
     async def write(self, census: Census, options: Options) -> int:
         """Write down a complete census in one transaction.
@@ -63,48 +57,53 @@ class Database:
         files = [(short(path, root), c.lines, c.functions, c.classes) for path, c in census.counted.items()]
         failed = census.failed.items()
         errors = [(short(path, root), type(error).__name__, reason(error, path)) for path, error in failed]
-        return await self._in_thread(self._write, head, files, errors)
+        async with self._connections.acquire() as connection:
+            return await anyio.to_thread.run_sync(_write, connection, head, files, errors)
 
-    def _write(self, head: tuple[Any, ...], files: list[tuple[Any, ...]], errors: list[tuple[Any, ...]]) -> int:
-        """Do it, in a worker thread."""
-        with self._connection:
-            insert = "INSERT INTO census (root, backend, files, failed) VALUES (?, ?, ?, ?)"
-            number = self._connection.execute(insert, head).lastrowid or 0
-            self._connection.executemany(f"INSERT INTO files VALUES ({number}, ?, ?, ?, ?)", files)  # noqa: S608  an int
-            self._connection.executemany(f"INSERT INTO errors VALUES ({number}, ?, ?, ?)", errors)  # noqa: S608  an int
-        return number
 
-    async def close(self) -> None:
-        """Close the connection, after whichever thread is still using it."""
-        await self._in_thread(self._connection.close)
-
-    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        return await anyio.to_thread.run_sync(function, *args, limiter=self._turn)
+def _write(
+    connection: sqlite3.Connection, head: tuple[Any, ...], files: list[tuple[Any, ...]], errors: list[tuple[Any, ...]]
+) -> int:
+    """Do it, in a worker thread."""
+    with connection:
+        insert = "INSERT INTO census (root, backend, files, failed) VALUES (?, ?, ?, ?)"
+        number = connection.execute(insert, head).lastrowid or 0
+        connection.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?)", [(number, *row) for row in files])
+        connection.executemany("INSERT INTO errors VALUES (?, ?, ?, ?)", [(number, *row) for row in errors])
+    return number
 
 
 async def open_database(path: str) -> Database:
-    """Open a database, and make its tables where there are none: the factory of the service.
+    """Open a database in the current scope, and make its tables where there are none: the factory of the service.
 
     Args:
         path: A file, or `:memory:`.
 
     Returns:
-        The database.
+        The database; its connections close with the scope.
 
     Raises:
         UsageError: SQLite cannot use that.
     """
+    connect = functools.partial(anyio.to_thread.run_sync, functools.partial(_connect, path))
     try:
-        return Database(await anyio.to_thread.run_sync(functools.partial(_connect, path)))
+        first = await connect()  # a pool would try again and again
     except sqlite3.Error as error:
         raise UsageError(f"cannot use {path!r} as a database: {error}") from None
+    await _close(first)
+    # SQLite has one writer at a time, so there is one connection.
+    return Database(current_scope().pool(connect, destroy=_close, name="sqlite", max=1))
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, check_same_thread=False)  # Database lets one thread at a time use it
+    connection = sqlite3.connect(path, check_same_thread=False)  # the pool lends it to one user at a time
     try:
         connection.executescript(SCHEMA)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+async def _close(connection: sqlite3.Connection) -> None:
+    await anyio.to_thread.run_sync(connection.close)

@@ -89,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
         "--concurrency", metavar="N", type=_count, default=8, help="how many files at once (default: 8)"
     )
     parser.add_argument("--db", metavar="PATH", type=Path, help="write the result to this SQLite database too")
-    parser.add_argument("--trace", action="store_true", help="log tasks and clean-ups to stderr, not the progress")
+    parser.add_argument(
+        "--trace", action="store_true", help="log tasks, clean-ups and the pool to stderr, not the progress"
+    )
     return parser
 
 

@@ -125,7 +125,7 @@ async def count_all(options: Options, census: Census, progress: ProgressLine | N
     count_one = functools.partial(_count_one, census, threads)
     open_it = functools.partial(open_database, str(options.db or IN_MEMORY))
     # Eager: that a file is no database has to be known before an hour of counting.
-    async with scope(name="census", hooks=hooks).provide(Database, open_it, Database.close, eager=True) as s:
+    async with scope(name="census", hooks=hooks).provide(Database, open_it, eager=True) as s:
         s.start_soon(stop_on_interrupt, s, daemon=True)
         found = await anyio.to_thread.run_sync(find, options.root, options.skip, anyio.from_thread.check_cancelled)
         census.expect(found)
@@ -159,7 +159,7 @@ async def stop_on_interrupt(s: Scope) -> None:
         with anyio.open_signal_receiver(signal.SIGINT) as signals:
             async for _ in signals:
                 s.cancel(INTERRUPT)
-    except NotImplementedError:
+    except NotImplementedError:  # asyncio on Windows
         await anyio.lowlevel.checkpoint()
 
 

@@ -3,6 +3,8 @@
 An overload for each kind of factory, since a union of them all makes mypy give up on `close=lambda db: db.close()`.
 Type checkers join the type of a class given as key with that of the factory (`type[T]` is covariant), so pyright
 accepts a factory of a wrong type there; a `Key` and the decorator are held to it exactly.
+
+Over 400 lines for these overloads and what users read of them; the code itself is a few calls.
 """
 
 from __future__ import annotations

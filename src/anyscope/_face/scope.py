@@ -1,7 +1,7 @@
 """`Scope`: the object that a user holds. Thin methods; the work is done on the floors below.
 
-The longest module by far, and nearly all of it docstrings: one class is what a user looks things up in, so its methods
-stay together.
+Over 400 lines, the longest module by far, and nearly all of it docstrings: one class is what a user looks things up in,
+so its methods stay together.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from .._features import entering, parallel, racing, services, starting
 from .._features.as_completed import AsCompleted, as_completed
 from .._features.parallel import Aggregate, Plan, Progress
+from .._features.pooling.pool import Pool
 from .._features.service import MISSING
 from .._features.tasks import Tasks
 from .._lifetime.branch import AMBIENT, Ambient
 from .._lifetime.hookset import as_hooks
+from .._lifetime.leaving import leave_block
 from .._lifetime.owner import Owner
 from .._lifetime.place import nearest_open
 from .._lifetime.signal import CancelSignal
-from .._vocabulary.errors import NoCurrentScope, ScopeCancelled, reraise
+from .._vocabulary.errors import NoCurrentScope, ScopeCancelled
 from .._vocabulary.keys import Key, label_of
-from .._vocabulary.notes import is_group
 from .._vocabulary.options import check_count, check_name, check_seconds, name_of, require_callable
 from .providing import Providing
 from .tree import ScopeStatistics, draw, statistics_of, summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from types import TracebackType
 
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from .._features.jobs import Jobs
+    from .._features.pooling.pool import PoolOptions
     from .._features.task import Task
     from .._vocabulary.hooks import Hooks
     from .._vocabulary.results import Result
@@ -72,25 +74,14 @@ class Scope(Providing):
         except BaseException as error:
             if not await self.__aexit__(type(error), error, error.__traceback__):  # noqa: ASYNC102  as in __aexit__
                 raise
-            # The cancellation was this scope's own, and has been absorbed.
-            raise ScopeCancelled(  # noqa: ASYNC104  see above
+            raise ScopeCancelled(  # noqa: ASYNC104  the cancellation was this scope's own, and has been absorbed
                 path=self.path, action="entering it", reason=self.cancel_reason
             ) from None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        leaving = await self._owner.leave(error)  # noqa: ASYNC102  a group's exit waits on when cancelled
-        try:
-            if leaving is None:
-                return error is not None
-            if leaving is error:
-                return False
-            if is_group(leaving):
-                leaving.__suppress_context__ = True  # the body's error is in the group already
-            return reraise(leaving)
-        finally:
-            del self, error, leaving, traceback  # the frames of an error must not lead back to it
+        return await leave_block(self._owner, error)  # noqa: ASYNC102  a group's exit waits on when cancelled
 
     # ------------------------------------------------------------------ what it is
 
@@ -587,6 +578,93 @@ class Scope(Providing):
             stopped
         """
         return await entering.enter(self._owner, manager)
+
+    @overload
+    def pool(self, create: Callable[[], AsyncIterator[T]], **options: Unpack[PoolOptions[T]]) -> Pool[T]: ...
+    @overload
+    def pool(self, create: Callable[[], Awaitable[T]], **options: Unpack[PoolOptions[T]]) -> Pool[T]: ...
+    @overload
+    def pool(
+        self, create: Callable[[], AbstractAsyncContextManager[T]], **options: Unpack[PoolOptions[T]]
+    ) -> Pool[T]: ...
+    @overload
+    def pool(self, create: Callable[[], T], **options: Unpack[PoolOptions[T]]) -> Pool[T]: ...
+    def pool(
+        self,
+        create: Callable[[], Any],
+        *,
+        destroy: Callable[[Any], object] | None = None,
+        min: int = 0,
+        max: int = 10,
+        acquire_timeout: float | None = 30.0,
+        name: str | None = None,
+        max_waiting: int | None = None,
+        max_idle: float | None = 600.0,
+        max_lifetime: float | None = 3600.0,
+        check: Callable[[Any], object] | None = None,
+        check_after: float = 1.0,
+        reset: Callable[[Any], object] | None = None,
+        discard_on: type[BaseException] | tuple[type[BaseException], ...] = (ConnectionError, EOFError),
+        create_timeout: float | None = 30.0,
+        close_timeout: float | None = 5.0,
+        backoff: tuple[float, float] = (0.1, 5.0),
+        leak_after: float | None = None,
+    ) -> Pool[Any]:
+        """A pool of resources for the life of the scope: made when needed, lent to one task at a time, and kept.
+
+        It closes in its turn among the clean-ups: who waits gets `PoolClosed`, who holds one is waited for, everything
+        is destroyed.
+
+        Args:
+            create: Makes one resource: a plain or async function, one that gives an async context manager, or an async
+                generator function. It runs in a task of the pool; cancelling who waits for it does not cancel it.
+            destroy: Ends one; default its `aclose()` or `close()`.
+            min: How many are kept. Default 0.
+            max: How many there may be. Default 10.
+            acquire_timeout: Seconds that a task waits for one at most, `create` and `check` included. Default 30.
+            name: What it is called. Default the name of `create`.
+            max_waiting: How many tasks may wait for others to give back; more get `PoolFull` at once. Default any
+                number.
+            max_idle: Seconds after which one that nobody needs goes, as long as there are more than `min`. Default 600.
+            max_lifetime: Seconds after which one is replaced, less up to a tenth. Default 3600.
+            check: Says whether one is healthy: not, if it gives `False` or raises.
+            check_after: Seconds for which one is taken to be healthy after its last use. Default 1.
+            reset: Makes one fit for the next user, after each use.
+            discard_on: Errors after which one is destroyed. Default `ConnectionError` and `EOFError`.
+            create_timeout: Seconds for one creation or check. Default 30.
+            close_timeout: Seconds for one destruction or reset, and for holders at the end. Default 5.
+            backoff: The first and the longest pause between failing creations, in seconds. Default 0.1 and 5.
+            leak_after: Seconds after which a WARNING says who has one, and where it was acquired.
+
+        Returns:
+            The pool; it makes `min` resources in the background.
+
+        Raises:
+            ScopeClosed: The scope is not open.
+            TypeError: An option has the wrong type.
+            ValueError: An option has a value that it cannot have.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def connect():
+            ...     return ["connection"]
+            >>> async def main():
+            ...     async with scope(name="app") as s:
+            ...         pool = s.pool(connect, name="db", max=2)
+            ...         async with pool.acquire() as connection:
+            ...             print(connection, pool)
+            >>> anyio.run(main)
+            ['connection'] <Pool db of app open, 1 of 2 in use, 0 available, 0 waiting>
+        """
+        self._owner.require_open("pool", create)
+        made: Pool[Any] = Pool(
+            create, destroy=destroy, min=min, max=max, acquire_timeout=acquire_timeout, name=name,
+            max_waiting=max_waiting, max_idle=max_idle, max_lifetime=max_lifetime, check=check,
+            check_after=check_after, reset=reset, discard_on=discard_on, create_timeout=create_timeout,
+            close_timeout=close_timeout, backoff=backoff, leak_after=leak_after,
+        )  # fmt: skip
+        return made.open_in(self._owner)
 
     def on_exit(self, fn: Callable[..., object], *args: Any) -> None:
         """Register a clean-up: `fn(*args)` runs when the scope closes, last registered first.

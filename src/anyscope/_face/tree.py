@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._features.pooling.pool import is_pool
 from .._features.task import Task
 from .._lifetime.opening import Opening, Wait
 from .._lifetime.owner import Owner
@@ -115,7 +116,11 @@ def _to_close(owner: Owner) -> Iterator[str]:
     """What is being closed, and then what will be, in this order; services have a line of their own."""
     if owner.closing is not None and owner.closing.kind != "service":
         yield f"{owner.closing.kind} {owner.closing} closing"
-    yield from (f"{step.kind} {step}" for step in reversed(owner.clean_ups) if step.kind != "service")
+    for step in reversed(owner.clean_ups):
+        if is_pool(step.subject):
+            yield f"pool {step}: {step.subject.stats}"
+        elif step.kind != "service":
+            yield f"{step.kind} {step}"
 
 
 def _cancellation(owner: Owner) -> str:

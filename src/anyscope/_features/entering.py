@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from .._lifetime.managers import as_manager, title_of
 from .._lifetime.opening import Opening
-from .recipes import as_manager, title_of
 
 if TYPE_CHECKING:
     from .._lifetime.owner import Owner

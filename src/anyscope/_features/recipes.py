@@ -8,18 +8,17 @@ where `enter=True` says so, for many a service is one by accident: an `anyio.Loc
 from __future__ import annotations
 
 import inspect
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any
 
+from .._lifetime.managers import Manager, as_manager, self_evident_manager
 from .._vocabulary.keys import check_key, label_of
-from .._vocabulary.options import is_coroutine, name_of
+from .._vocabulary.options import is_coroutine
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
-
-Manager: TypeAlias = "AbstractAsyncContextManager[Any]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class Recipe:
 
     def manager_of(self, made: object, key: object) -> Manager | None:
         """The context manager to enter for what the factory gave, if that is one."""
-        manager = _self_evident_manager(made)
+        manager = self_evident_manager(made)
         if manager is None and self.enter:
             manager = as_manager(made)
             if manager is None and inspect.isawaitable(made):
@@ -66,18 +65,6 @@ class Recipe:
         if manager is not None and self.close is not None:
             raise _two_closes("provide", label_of(key))
         return manager
-
-
-def as_manager(value: object) -> Manager | None:
-    """`value` as an async context manager, if it is one of either kind; the async kind goes first."""
-    if _has_methods(value, "__aenter__", "__aexit__"):
-        return cast("Manager", value)
-    return _Plain(value) if _has_methods(value, "__enter__", "__exit__") else None
-
-
-def title_of(manager: object) -> str:
-    """What to call a context manager: the generator function that it was made from, or else its class."""
-    return name_of(getattr(manager, "gen", None) or type(manager))
 
 
 def check_close(where: str, shown: str, close: object) -> None:
@@ -122,50 +109,6 @@ def _no_manager(shown: str, made: object) -> TypeError:
         f"service {shown}: enter=True, but the factory gave {type(made).__name__}, which is no context manager\n"
         f"Right: s.provide({shown}, factory), and close=... to close it"
     )
-
-
-# ------------------------------------------------------------------ the kinds of context managers
-
-
-def _no_generator() -> Any:
-    return None
-
-
-# The classes of what the two decorators make; contextlib gives them no public name.
-_ASYNC_MADE = type(asynccontextmanager(_no_generator)())
-_MADE = type(contextmanager(_no_generator)())
-
-
-def _self_evident_manager(made: Any) -> Manager | None:
-    if inspect.isasyncgen(made):
-        return as_manager(asynccontextmanager(_give(made))())
-    if inspect.isgenerator(made):
-        return as_manager(contextmanager(_give(made))())
-    return as_manager(made) if issubclass(type(made), (_ASYNC_MADE, _MADE)) else None
-
-
-def _give(made: Any) -> Callable[[], Any]:
-    return lambda: made
-
-
-def _has_methods(value: object, *names: str) -> bool:
-    return not isinstance(value, type) and all(hasattr(type(value), name) for name in names)
-
-
-class _Plain(AbstractAsyncContextManager[Any]):
-    """A plain context manager in the form of an async one."""
-
-    def __init__(self, manager: Any) -> None:
-        self.gen: object = getattr(manager, "gen", None) or type(manager)  # for `title_of`
-        self._manager: AbstractContextManager[Any] = manager
-
-    async def __aenter__(self) -> Any:
-        return self._manager.__enter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        return self._manager.__exit__(kind, error, traceback)
 
 
 class _Awaited(AbstractAsyncContextManager[Any]):

@@ -44,6 +44,15 @@ def running_loop() -> object:
         return None
 
 
+def running_clock() -> Callable[[], float]:
+    """What tells the time of the running loop, as `anyio.current_time()` does in four times as long."""
+    trio: Any = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        clock: Callable[[], float] = trio.current_time
+        return clock
+    return asyncio.get_running_loop().time
+
+
 async def pass_on_cancellation() -> None:
     """Raise the cancellation of the running task if it is cancelled by a scope; else no checkpoint.
 

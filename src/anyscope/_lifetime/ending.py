@@ -94,6 +94,14 @@ def first_leaf(error: BaseException) -> BaseException:
     return error
 
 
+def leaves_of(error: BaseException) -> list[BaseException]:
+    """The errors themselves, out of groups within groups."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    return [leaf for each in group.exceptions for leaf in leaves_of(each)]
+
+
 def gather(message: str, reports: Iterable[Report]) -> Exception:
     """All reports as one group, in order, each error with its note."""
     ordered = sorted(reports, key=lambda report: report.rank)

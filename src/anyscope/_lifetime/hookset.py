@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, TypeGuard
 
-from .._vocabulary.hooks import Cancelled, Disposed, Hooks, TaskEnded, TaskStarted, name_if_used
+from .._vocabulary.hooks import Cancelled, Disposed, Hooks, PoolEvent, TaskEnded, TaskStarted, name_if_used
 
 logger = logging.getLogger("anyscope")
 
@@ -42,14 +42,14 @@ class HookCall:
 
 
 class HookSet:
-    """What to call at each of the four moments; never changes once a scope is open.
+    """What to call at each of the moments; never changes once a scope is open.
 
     Args:
         inherited: The set of the parent scope, called before ours (and after ours in reverse).
         own: The hooks given to this scope.
     """
 
-    __slots__ = ("after", "before", "cancelled", "disposed")
+    __slots__ = ("after", "before", "cancelled", "disposed", "pool_changed")
 
     def __init__(self, inherited: HookSet | None, own: Iterable[Hooks]) -> None:
         hooks = tuple(own)
@@ -57,16 +57,19 @@ class HookSet:
         self.after: tuple[HookCall, ...] = _calls(hooks, "after_task", "task_ended")
         self.cancelled: tuple[HookCall, ...] = _calls(hooks, "on_cancel", "cancelled")
         self.disposed: tuple[HookCall, ...] = _calls(hooks, "on_dispose", "disposed")
+        self.pool_changed: tuple[HookCall, ...] = _calls(hooks, "pool_changed", "pool_changed")
         if inherited is not None:
             self.before = inherited.before + self.before
             self.after = inherited.after + self.after
             self.cancelled = inherited.cancelled + self.cancelled
             self.disposed = inherited.disposed + self.disposed
+            self.pool_changed = inherited.pool_changed + self.pool_changed
 
     @property
     def failures(self) -> int:
         """How often hooks have raised so far."""
-        return sum(call.failures for call in self.before + self.after + self.cancelled + self.disposed)
+        calls = self.before + self.after + self.cancelled + self.disposed + self.pool_changed
+        return sum(call.failures for call in calls)
 
     def tell_started(self, event: TaskStarted) -> None:
         """Outer to inner."""
@@ -86,6 +89,11 @@ class HookSet:
     def tell_disposed(self, event: Disposed) -> None:
         """Outer to inner."""
         for call in self.disposed:
+            call(event)
+
+    def tell_pool_changed(self, event: PoolEvent) -> None:
+        """Outer to inner."""
+        for call in self.pool_changed:
             call(event)
 
 

@@ -27,6 +27,8 @@ behalf, or quite independently of it: such a ring is given `PATIENCE` seconds to
 
 Rejected: a lock held while something is opened. It makes everybody wait for everybody, and hangs where the code
 asks for itself.
+
+Over 400 lines: opening, waiting for it and leaving it are one life in one task, and share each of its states.
 """
 
 from __future__ import annotations

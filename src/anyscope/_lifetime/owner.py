@@ -21,6 +21,9 @@ Daemons and open context managers end only when the closer tells them to, and th
 closer that was cancelled natively before its first step must not go unnoticed: the host sees it begin before
 it waits. Hit later, the closer goes on where it was.
 
+Over 400 lines: one state machine, whose phases read and write the same few attributes; what stands by itself
+(branches, clean-up, endings, timers of others) has modules of its own.
+
 Rejected
     * Clean-up in the host under a shield: cut short by a native cancel (measured, 3 of 7 runs).
     * A second group for daemons, or one opened on demand: the first doubles the cost of every scope, the

@@ -16,9 +16,15 @@ The tree, held to the classes by a test:
       ServiceNotReady
       ServiceExists
       ServiceCycle
+      PoolTimeout (TimeoutError)
+      PoolFull
+      PoolClosed
+      PoolMisuse (RuntimeError)
 
 Each carries typed attributes and builds its text from them, so that a program never has to parse a
 message. Wrong types and wrong values of options are Python's own `TypeError` and `ValueError`.
+
+Over 400 lines, most of them prose: the tree is one thing, and is read as one.
 """
 
 from __future__ import annotations
@@ -339,3 +345,77 @@ def reraise(error: BaseException) -> NoReturn:
         if context is not None:
             error.__context__ = context
         del error, context
+
+
+class PoolTimeout(AnyscopeError, TimeoutError):
+    """Nothing could be had from a pool in time; the last error of `create` is its `__cause__`, if there was one.
+
+    Attributes:
+        pool: The pool and its scope, such as `db of app`.
+        limit: The seconds that were given.
+        stats: The numbers of the pool at that moment, as a `PoolStats`.
+        held: How many of its resources the very task that asked has already.
+    """
+
+    def __init__(self, *, pool: str, limit: float, stats: Any, held: int) -> None:
+        self.pool = pool
+        self.limit = limit
+        self.stats = stats
+        self.held = held
+        text = f"pool {pool}: nothing to be had within {limit:g} s ({stats})"
+        if held:
+            text += (
+                f"\nThis task already holds {held} of {stats.max}: release before you acquire again, "
+                "or take what is needed at once."
+            )
+        super().__init__(text)
+
+
+class PoolFull(AnyscopeError):
+    """As many tasks wait for a pool as `max_waiting` allows.
+
+    Attributes:
+        pool: The pool and its scope, such as `db of app`.
+        max_waiting: The option.
+    """
+
+    def __init__(self, *, pool: str, max_waiting: int) -> None:
+        self.pool = pool
+        self.max_waiting = max_waiting
+        super().__init__(
+            f"pool {pool}: {max_waiting} tasks wait already, which is max_waiting\n"
+            "Try again later, do less at once, or raise max_waiting or max."
+        )
+
+
+class PoolClosed(AnyscopeError):
+    """A pool was asked for something after its closing had begun.
+
+    Attributes:
+        pool: The pool and its scope, such as `db of app`.
+        action: What was asked of it.
+    """
+
+    def __init__(self, *, pool: str, action: str) -> None:
+        self.pool = pool
+        self.action = action
+        super().__init__(
+            f"pool {pool} is closed: {action} came too late\n"
+            "A pool closes with its scope: use it inside the block, or make it in a scope that lives longer."
+        )
+
+
+class PoolMisuse(AnyscopeError, RuntimeError):
+    """A pool was used wrongly; it has not changed.
+
+    Attributes:
+        pool: The pool and its scope, such as `db of app`.
+        problem: What happened.
+        remedy: What to write instead.
+    """
+
+    def __init__(self, *, pool: str, problem: str, remedy: str) -> None:
+        self.pool = pool
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"pool {pool}: {problem}\n{remedy}")

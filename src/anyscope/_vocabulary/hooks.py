@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TaskKind: TypeAlias = Literal["task", "run", "job", "start_soon", "start", "daemon"]
 Outcome: TypeAlias = Literal["ok", "error", "cancelled"]
-DisposalKind: TypeAlias = Literal["clean-up", "entered", "service"]
+DisposalKind: TypeAlias = Literal["clean-up", "entered", "service", "pool"]
 CancelKind: TypeAlias = Literal["cancel", "deadline", "error", "parent", "signal", "outside"]
 
 
@@ -108,6 +108,33 @@ class Disposed:
     kind: DisposalKind = "clean-up"
 
 
+PoolMoment: TypeAlias = Literal[
+    "created", "create_failed", "acquired", "released", "discarded", "destroyed", "timeout", "rejected", "cancelled"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolEvent:
+    """Something happened in a resource pool.
+
+    Attributes:
+        pool: The name of the pool.
+        path: The path of its scope.
+        moment: `created`, `create_failed`, `acquired`, `released`, `discarded`, `destroyed`; or what became of who
+            waited: `timeout`, `rejected` (because of `max_waiting`), `cancelled`.
+        duration: Seconds: that creating took, that an acquirer waited, that a resource was in use; else 0.
+        reason: Why it was discarded, as in `PoolStats.discarded`; else empty.
+        error: What creating or destroying raised, or `None`.
+    """
+
+    pool: str
+    path: str
+    moment: PoolMoment
+    duration: float = 0.0
+    reason: str = ""
+    error: Exception | None = None
+
+
 class Hooks:
     """Functions that a scope calls as it works: pass some, or subclass and override.
 
@@ -181,6 +208,10 @@ class Hooks:
         """The full record behind `on_dispose`."""
         return self.on_dispose(event.index, event.error)
 
+    def pool_changed(self, event: PoolEvent, /) -> object:
+        """Something happened in a pool of the scope; there is no simple form of it."""
+        return None
+
     def __repr__(self) -> str:
         used = [simple for simple, full in _MOMENTS if name_if_used(self, simple, full)]
         return f"<{type(self).__name__} {', '.join(used) or 'nothing'}>"
@@ -191,6 +222,7 @@ _MOMENTS = (
     ("after_task", "task_ended"),
     ("on_cancel", "cancelled"),
     ("on_dispose", "disposed"),
+    ("pool_changed", "pool_changed"),
 )
 
 

@@ -9,13 +9,14 @@ from .errors import because
 from .hooks import Hooks
 
 if TYPE_CHECKING:
-    from .hooks import Cancelled, Disposed, TaskEnded, TaskStarted
+    from .hooks import Cancelled, Disposed, PoolEvent, TaskEnded, TaskStarted
 
 
 class LoggingHooks(Hooks):
-    """Hooks that log tasks, cancellations and clean-ups; arguments and values are never logged.
+    """Hooks that log tasks, cancellations, clean-ups and pools; arguments and values are never logged.
 
-    What goes well is logged at `level`, a failed task or clean-up at WARNING with its traceback. Each record
+    What goes well is logged at `level`, a failed task or clean-up at WARNING with its traceback; what fails in a pool
+    at WARNING too, without one, for that may happen again and again. Each record
     has the attributes `scope` (the path) and `subject` (the name of what it is about), and where something has
     ended `duration` in seconds and `outcome` (`ok`, `error`, `cancelled`), for formatters that write fields.
 
@@ -73,6 +74,18 @@ class LoggingHooks(Hooks):
         subject = f"{event.kind} {event.label} (#{event.index})"
         outcome = "ok" if event.error is None else "error"
         self._log_end(subject, "closed", event, outcome, event.error)
+
+    def pool_changed(self, event: PoolEvent, /) -> None:
+        """Log what happens in a pool; what fails at WARNING."""
+        level = self._level if event.error is None else max(self._level, logging.WARNING)
+        if not self._logger.isEnabledFor(level):
+            return
+        subject = f"pool {event.pool}"
+        fields = {"scope": event.path, "subject": subject, "duration": event.duration}
+        words = event.moment.replace("_", " ") + (f" ({event.reason})" if event.reason else "")
+        after = f" after {event.duration:.3f} s" if event.duration else ""
+        text = f"{words}{after}{because(event.error)}"
+        self._logger.log(level, "%s: %s: %s", event.path, subject, text, extra=fields)
 
     def _log_end(
         self, subject: str, verb: str, event: TaskEnded | Disposed, outcome: str, error: BaseException | None

@@ -4,16 +4,22 @@ Works beside AnyIO's pytest plugin; the fixtures come with the package (`anyscop
 """
 
 # sweeps                  many runs of one scenario: every point of cancellation, many schedules
+# _failures, _replaying   what they give; one case again, and made smaller
 # simulation              one run of it, and what must always hold
 # _case, _schedules       what makes a run: as a value, and who goes next
 # virtual_time            runs in which waiting takes no time
 # _private_asyncio, _private_trio, _private_uvloop   all that is private to a runtime, checked before it is used
 # _watch, _threads        deadlocks, livelocks, and threads that hold the clock
-# faults, leaks, plugin   faulty functions, leak checks, and what the pytest fixtures do
+# faults, leaks, plugin, _spawns   faulty functions, leak checks, and what the pytest fixtures do
 
 from ._case import At as At
 from ._case import Case as Case
 from ._case import Strike as Strike
+from ._failures import Failure as Failure
+from ._failures import Report as Report
+from ._failures import SimulationFailed as SimulationFailed
+from ._replaying import replay as replay
+from ._replaying import shrink as shrink
 from ._unsupported import Unsupported as Unsupported
 from ._watch import Deadlock as Deadlock
 from ._watch import Livelock as Livelock
@@ -29,13 +35,8 @@ from .simulation import Scenario as Scenario
 from .simulation import Simulation as Simulation
 from .simulation import Swallowed as Swallowed
 from .sweeps import Backend as Backend
-from .sweeps import Failure as Failure
-from .sweeps import Report as Report
-from .sweeps import SimulationFailed as SimulationFailed
 from .sweeps import attack as attack
 from .sweeps import explore as explore
-from .sweeps import replay as replay
-from .sweeps import shrink as shrink
 from .sweeps import shuffle as shuffle
 from .sweeps import sweep as sweep
 from .virtual_time import backend_options as backend_options

@@ -1,4 +1,4 @@
-"""Leak checks: a block that leaves a task, an open scope or something opened in one behind fails, and says where from.
+"""Leak checks: a block that leaves a task, an open scope, something opened in one or something lent behind fails.
 
 What was there before the block is left out, so the check can stand anywhere. What is made in the block is written
 down as it is made: scopes and what is opened in them by `_lifetime.watching`, native tasks by a task factory (asyncio)
@@ -6,59 +6,56 @@ or an instrument (Trio), both public. What was written down is held, so that gar
 a scope whose generator was dropped half-way, nor a task of asyncio that nobody refers to.
 
 What an outer scope gets in the block is the block's, except for its services: they are made by whoever asks first, and
-meant to stay. What belongs to such a service (its tasks, and scopes of its own) is left out with it.
+meant to stay. What belongs to such a service (its tasks, and scopes of its own) is left out with it, and so is what an
+outer pool makes for the block; but what the block has acquired there it must give back.
 """
 
 from __future__ import annotations
 
-import asyncio
-import math
-import os
 import re
-import sys
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
 
 import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint
 
+from .._features.pooling.pool import is_pool, stock_of, task_names
 from .._features.service import Service
-from .._features.services import FactoryPlace
 from .._features.task import Task
 from .._lifetime.backend import running_loop
 from .._lifetime.cleanup import CleanUp
-from .._lifetime.opening import OPENING, Opening
+from .._lifetime.opening import Opening
 from .._lifetime.owner import Owner
-from .._lifetime.place import HERE, bottom_of, nearest_open
+from .._lifetime.place import nearest_open
 from .._lifetime.watching import WATCHERS, What
 from .._vocabulary.notes import add_note
+from ._spawns import Spawns, place_at, place_of_caller, service_owner
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
-    from types import FrameType
 
+    from .._features.pooling.pool import Pool
     from .._lifetime.branch import Branch
+    from ._spawns import Spawn
 
-Kind: TypeAlias = Literal["scope", "service", "context manager", "clean-up", "task"]
+Kind: TypeAlias = Literal["scope", "service", "context manager", "pool", "clean-up", "task", "resource"]
 
 TURNS = 50
 """How many turns of the event loop something has to end by itself: a cancelled task needs a few."""
 
-_RUNTIME = {
-    "anyio", "anyscope", "asyncio", "contextlib", "functools", "outcome", "trio", "uvloop", "_pytest", "pluggy",
-}  # fmt: skip
 UNTOLD = (None, None, "")
-_SUSPENDABLE = CO_COROUTINE | CO_GENERATOR | CO_ASYNC_GENERATOR
-_KINDS: dict[str, Kind] = {"service": "service", "entered": "context manager"}
+_KINDS: dict[str, Kind] = {"service": "service", "entered": "context manager", "pool": "pool"}
 _MADE: dict[Kind, str] = {
-    "scope": "entered", "service": "made", "context manager": "entered", "clean-up": "registered", "task": "started",
+    "scope": "entered", "service": "made", "context manager": "entered", "pool": "opened", "clean-up": "registered",
+    "task": "started", "resource": "acquired",
 }  # fmt: skip
 _REMEDIES: dict[Kind, str] = {
     "scope": "Right: async with scope(...) as s: ... in the task that runs the block, left before the check ends",
     "task": "Right: start it in a scope or task group that ends before the check, or cancel it and wait for it",
     "context manager": "Right: enter what is needed for the block in a scope of the block",
+    "pool": "Right: make what is needed for the block in a scope of the block",
+    "resource": "Right: async with pool.acquire() as it: ...   which gives it back",
 }
 
 
@@ -70,7 +67,7 @@ class Leak:
     """One thing that was left behind.
 
     Attributes:
-        kind: `scope`, `service`, `context manager`, `clean-up` or `task`.
+        kind: `scope`, `service`, `context manager`, `pool`, `clean-up`, `task`, or `resource` of a pool.
         name: What it is called.
         path: The path of the scope that it is or belongs to; empty for a task of no scope.
         place: Where it was made, such as `app.py:12 in main`; empty where that is not known.
@@ -112,7 +109,7 @@ class Leaked(AssertionError):
 
 @asynccontextmanager
 async def no_leaks() -> AsyncGenerator[None, None]:
-    """Fail if the block leaves a task, an open scope, or something opened in a scope behind.
+    """Fail if the block leaves a task, an open scope, something opened in a scope or a resource of a pool behind.
 
     What was there before does not count, nor do the services of scopes that were: these are made on first use, and
     meant to stay. Anything else that the block adds to an outer scope counts: a context manager entered there, a
@@ -169,6 +166,7 @@ class Recorder:
         _things: What was started, opened or registered: its scope, itself, its place; by identity. Written likewise.
         _before: The native tasks that were there, by id; each with its coroutine, for ids are used again.
         _outer: A scope around the block, through which the others around it are found.
+        _lent: The resources of pools that were lent by then, each with which use of it that was.
         _limit: How much is written down before what has closed is thrown away.
     """
 
@@ -178,6 +176,7 @@ class Recorder:
         self._things: dict[int, tuple[Owner, object, str]] = {}
         self._before: dict[int, object] = {info.id: info.coro for info in anyio.get_running_tasks()}
         self._outer = nearest_open(closing_too=True)
+        self._lent = {item: item.uses for _, pool in self._pools() for item in stock_of(pool).holders()}
         self._limit = 1000
         self._spawns = Spawns.of_running_loop()
         WATCHERS.append(self._watch)
@@ -224,6 +223,7 @@ class Recorder:
             yield Leak("scope", branch.name, branch.path, self._scopes[branch])
             yield from (self._leak_of(branch, step) for step in branch.clean_ups)
         yield from self._left_in_outer()
+        yield from self._left_resources()
         yield from self._left_tasks(still_open)
 
     def _left_in_outer(self) -> Iterator[Leak]:
@@ -234,6 +234,23 @@ class Recorder:
             if thing.kind != "service" and any(step is thing for step in branch.clean_ups):
                 yield self._leak_of(branch, thing)
 
+    def _left_resources(self) -> Iterator[Leak]:
+        """What was acquired from a pool around the block, and not given back."""
+        for step, pool in self._pools():
+            if id(step) in self._things:
+                continue  # it is told itself
+            stock = stock_of(pool)
+            for item in stock.holders():
+                if self._lent.get(item) != item.uses:
+                    yield Leak("resource", f"{pool.name} #{item.number}", stock.owner.path, place_at(*item.site))
+
+    def _pools(self) -> Iterator[tuple[CleanUp, Pool[Any]]]:
+        """Every open pool, with the step that will close it."""
+        for branch in self._all_scopes():
+            for step in () if not isinstance(branch, Owner) else branch.clean_ups:
+                if is_pool(step.subject):
+                    yield step, step.subject
+
     def _leak_of(self, branch: Owner, step: CleanUp) -> Leak:
         _, _, place = self._things.get(id(_opening_of(step) or step), UNTOLD)
         return Leak(_KINDS.get(step.kind, "clean-up"), f"{step.label} (#{step.index})", branch.path, place)
@@ -241,6 +258,7 @@ class Recorder:
     def _left_tasks(self, still_open: list[Owner]) -> Iterator[Leak]:
         known = self._known_tasks()
         own = {f"{what} of {branch.path}" for branch in still_open for what in ("timer", "closer")}
+        own.update(name for _, pool in self._pools() for name in task_names(pool))
         for info, spawn in self._new_tasks():
             branch, label, place = known.get(info.id, (None, name_of_task(info), ""))
             if label and label not in own and not self._is_by_outer_service(spawn.service):
@@ -305,16 +323,6 @@ def _is_opening(thing: object) -> TypeGuard[Opening[Any]]:
     return isinstance(thing, Opening)
 
 
-def service_owner() -> Branch | None:
-    """The scope of the service that the running code belongs to, if it belongs to one."""
-    opening = OPENING.get()
-    if opening is not None and opening.kind == "service":
-        return opening.owner
-    place = HERE.get()
-    bottom = None if place is None else bottom_of(place)
-    return bottom.owner if isinstance(bottom, FactoryPlace) else None
-
-
 def name_of_task(info: anyio.TaskInfo) -> str:
     """Its name; where asyncio numbered it, that of its function.
 
@@ -323,146 +331,3 @@ def name_of_task(info: anyio.TaskInfo) -> str:
     name = info.name or ""
     function = getattr(info.coro, "__qualname__", None)
     return function if isinstance(function, str) and re.fullmatch(r"Task-\d+|None|", name) else name
-
-
-# ------------------------------------------------------------------ where native tasks come from
-
-
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    """How a native task came about.
-
-    Attributes:
-        task: The task. Holding it keeps asyncio from forgetting one that nobody refers to.
-        number: Which it was.
-        place: Where it was started.
-        service: The scope of the service that started it, if one did.
-    """
-
-    task: Any = None
-    number: float = math.inf
-    place: str = ""
-    service: Branch | None = None
-
-
-class Spawns:
-    """Where the native tasks of one event loop were started, while somebody wants to know.
-
-    Attributes:
-        _records: By the id of the task. Written as tasks come and go.
-        _users: How many want to know. Written by `of_running_loop` and `leave`.
-    """
-
-    _all: dict[object, Spawns] = {}  # noqa: RUF012  one for each loop, shared by all that want to know
-
-    def __init__(self, loop: object) -> None:
-        self._loop = loop
-        self._records: dict[int, Spawn] = {}
-        self._count = 0
-        self._limit = 1000
-        self._users = 0
-        self._stop = _watch_trio(self) if _is_trio() else _watch_asyncio(self)
-
-    @classmethod
-    def of_running_loop(cls) -> Spawns:
-        """That of the running loop; to be left later."""
-        loop = running_loop()
-        spawns = cls._all.get(loop) or cls._all.setdefault(loop, cls(loop))
-        spawns._users += 1
-        return spawns
-
-    def leave(self) -> None:
-        """One less wants to know."""
-        self._users -= 1
-        if not self._users:
-            del self._all[self._loop]
-            self._stop()
-
-    def record_of(self, task: int) -> Spawn:
-        """How the task of this id came about, as far as is known."""
-        return self._records.get(task, UNKNOWN)
-
-    def add(self, task: Any) -> None:
-        """A task was started by the running code."""
-        self._count += 1
-        self._records[id(task)] = Spawn(task, self._count, place_of_caller(), service_owner())
-        if len(self._records) > self._limit and isinstance(task, asyncio.Future):
-            self._records = {key: record for key, record in self._records.items() if not record.task.done()}
-            self._limit = 2 * len(self._records) + 1000
-
-    # The names of the next two are Trio's: this is an instrument.
-
-    def task_spawned(self, task: object) -> None:
-        """Trio started a task."""
-        self.add(task)
-
-    def task_exited(self, task: object) -> None:
-        """A task of Trio has ended."""
-        self._records.pop(id(task), None)
-
-
-UNKNOWN = Spawn()
-
-
-def _is_trio() -> bool:
-    trio: Any = sys.modules.get("trio")
-    return trio is not None and trio.lowlevel.in_trio_run()
-
-
-def _watch_trio(spawns: Spawns) -> Any:
-    import trio
-
-    trio.lowlevel.add_instrument(cast("Any", spawns))
-    return lambda: trio.lowlevel.remove_instrument(cast("Any", spawns))
-
-
-def _watch_asyncio(spawns: Spawns) -> Any:
-    """By a task factory; a loop that has one keeps it, for AnyIO knows an eager one by its looks."""
-    loop = asyncio.get_running_loop()
-    if loop.get_task_factory() is not None:
-        return lambda: None
-
-    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **options)
-        spawns.add(task)
-        return task
-
-    loop.set_task_factory(cast("Any", factory))
-    return lambda: loop.set_task_factory(None) if cast("Any", loop.get_task_factory()) is factory else None
-
-
-# ------------------------------------------------------------------ where the running code stands
-
-
-def place_of_caller() -> str:
-    """The innermost line of the running task that is neither ours nor a runtime's, such as `app.py:12 in main`.
-
-    Beyond the first plain call that drives a coroutine it is no longer this task, but who runs the loop.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    was_suspendable = False
-    while frame is not None and (_is_suspendable(frame) or not was_suspendable):
-        if not _is_runtime(frame):
-            return f"{_short(frame.f_code.co_filename)}:{frame.f_lineno} in {frame.f_code.co_name}"
-        was_suspendable = was_suspendable or _is_suspendable(frame)
-        frame = frame.f_back
-    return ""
-
-
-def _is_suspendable(frame: FrameType) -> bool:
-    return bool(frame.f_code.co_flags & _SUSPENDABLE)
-
-
-def _is_runtime(frame: FrameType) -> bool:
-    if frame.f_code.co_filename.startswith("<"):
-        return False  # typed in, or an example in a docstring, which is run as part of its module
-    module = frame.f_globals.get("__name__")
-    return isinstance(module, str) and module.partition(".")[0] in _RUNTIME
-
-
-def _short(filename: str) -> str:
-    """Relative to the working directory, where it is below that."""
-    with suppress(OSError):  # the directory may have been removed, by a test for instance
-        here = os.getcwd()  # noqa: PTH109  as text, to be compared with text
-        return filename.removeprefix(here + os.sep)
-    return filename

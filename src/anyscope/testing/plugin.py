@@ -22,7 +22,8 @@ from .._lifetime.owner import Owner
 from .._lifetime.watching import WATCHERS, What
 from .._vocabulary.errors import ServiceExists
 from .._vocabulary.keys import label_of
-from .leaks import no_leaks, place_of_caller
+from ._spawns import place_of_caller
+from .leaks import no_leaks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator

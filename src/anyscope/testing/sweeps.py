@@ -15,25 +15,22 @@ import gc
 import itertools
 import random
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ._case import At, Case, Strike
+from ._failures import Report, SimulationFailed, failure_of
+from ._replaying import shrink
 from ._schedules import FIFO, text_of
-from .simulation import Run, Scenario, name_of_scenario
+from .simulation import Run, Scenario
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 __all__ = (
     "Backend",
-    "Failure",
-    "Report",
-    "SimulationFailed",
     "attack",
     "explore",
-    "replay",
-    "shrink",
     "shuffle",
     "sweep",
 )
@@ -44,197 +41,10 @@ MOST_POINTS = 5_000
 """Points at which a sweep strikes at most; a scenario has some dozens."""
 MOST_RUNS = 20_000
 """Runs of one `explore` at most."""
-MOST_TRIES = 400
-"""Runs that `shrink` spends at most."""
 FIRST_HORIZON = 40
 """Points and choices that a run is taken to have before one was seen."""
 CALM = 5
 """One run of so many in `shuffle` is not struck: a schedule alone may be enough."""
-
-
-class Report:
-    """What a sweep did; it found nothing, or it would have raised.
-
-    Args:
-        scenario: What was run.
-
-    Attributes:
-        scenario: The same.
-        runs: How many runs there were.
-        struck: How many of these were struck.
-        places: Where the victim stood then.
-    """
-
-    def __init__(self, scenario: Scenario) -> None:
-        self.scenario: Scenario = scenario
-        self.runs: int = 0
-        self.struck: int = 0
-        self.places: set[str] = set()
-
-    def __repr__(self) -> str:
-        places = f"{len(self.places)} place{'s' if len(self.places) != 1 else ''}"
-        runs = f"{self.runs} run{'s' if self.runs != 1 else ''}"
-        struck = f"{self.struck} struck at {places}" if self.struck else "none struck"
-        return f"<Report of {name_of_scenario(self.scenario)}: {runs}, {struck}>"
-
-    def add(self, other: Report) -> None:
-        """Count another report's runs too.
-
-        Args:
-            other: The other one.
-        """
-        self.runs += other.runs
-        self.struck += other.struck
-        self.places |= other.places
-
-
-@dataclass(frozen=True, eq=False)
-class Failure:
-    """One run that failed.
-
-    Attributes:
-        scenario: What was run.
-        case: How: the same case fails again.
-        place: Where the victim stood when it was struck; empty if it was not.
-        error: What went wrong.
-        choices: How many times there was a choice of who goes next.
-    """
-
-    scenario: Scenario
-    case: Case
-    place: str
-    error: BaseException
-    choices: int
-
-    def __str__(self) -> str:
-        name = name_of_scenario(self.scenario)
-        lines = [f"{name} failed on {self.case.backend}, {_blow(self.case, self.place)}:"]
-        lines += [f"  {type(leaf).__name__}: {leaf}".replace("\n", "\n  ") for leaf in leaves(self.error)]
-        lines += [f"{_order(self.case, self.choices)}", f'Again: replay({name}, "{self.case}")']
-        return "\n".join(lines)
-
-
-class SimulationFailed(AssertionError):
-    """A run of a scenario failed; the text says how, and how to run it again.
-
-    Args:
-        failure: The run, made as small as it could be.
-        runs: How many runs it took to find it.
-
-    Attributes:
-        failure: The same.
-        runs: The same.
-    """
-
-    def __init__(self, failure: Failure, runs: int) -> None:
-        super().__init__(failure, runs)
-        self.failure: Failure = failure
-        self.runs: int = runs
-
-    def __str__(self) -> str:
-        return f"{self.failure}\nFound in run {self.runs}."
-
-
-def leaves(error: BaseException) -> list[BaseException]:
-    """The errors themselves, out of groups within groups."""
-    inner: tuple[BaseException, ...] | None = getattr(error, "exceptions", None)
-    return [error] if inner is None else [leaf for each in inner for leaf in leaves(each)]
-
-
-def _blow(case: Case, place: str) -> str:
-    if not place:
-        return "not struck by anything"
-    if case.strike == "fault":
-        return f"with a fault at fault point {case.number} ({place})"
-    how = "natively cancelled" if case.strike == "native" else "cancelled"
-    again = f" and the next {case.again}" if case.again else ""
-    return f"{how} at {case.at} {case.number}{again}, when the victim stood at {place}"
-
-
-def _order(case: Case, choices: int) -> str:
-    if case.schedule == FIFO:
-        return "Tasks went first in, first out."
-    return f"Tasks went by the schedule {case.schedule}, out of {choices} choices."
-
-
-# ------------------------------------------------------------------ one case
-def replay(scenario: Scenario, case: Case | str) -> Failure | None:
-    """Run one case.
-
-    Args:
-        scenario: What is run: an async function that is given a `Simulation`.
-        case: How: a `Case`, or the line that a failure printed.
-
-    Returns:
-        The failure, or `None` if it did not fail.
-
-    Raises:
-        ValueError: The line is no case, or the scenario has no victim.
-        Unsupported: This version of a runtime cannot be simulated.
-
-    Example:
-        >>> from anyscope.testing import replay
-        >>> async def scenario(sim):
-        ...     async def victim():
-        ...         sim.fault("read")
-        ...     await sim.victim(victim)
-        >>> print(replay(scenario, "trio fault=1 schedule=fifo"))
-        scenario failed on trio, with a fault at fault point 1 (read):
-          InjectedFault: fault injected into call 1 of read
-        Tasks went first in, first out.
-        Again: replay(scenario, "trio fault=1 schedule=fifo")
-    """
-    run = Run(scenario, Case.of(case) if isinstance(case, str) else case)
-    return _failure(run, scenario)
-
-
-def _failure(run: Run, scenario: Scenario) -> Failure | None:
-    if run.error is None:
-        return None
-    simulation = run.simulation
-    return Failure(scenario, simulation.case, simulation.place, run.error, len(run.schedule.choices))
-
-
-def shrink(failure: Failure) -> Failure:
-    """Make a failure as small as it can be: with no deviation from first in, first out that it does not need.
-
-    Args:
-        failure: What failed.
-
-    Returns:
-        The smallest case found that fails with an error of the same type; the same one if it does not fail again.
-
-    Raises:
-        Unsupported: This version of a runtime cannot be simulated.
-    """
-    scenario = failure.scenario
-    tries = itertools.count(1)
-
-    def attempt(case: Case) -> tuple[Failure, Run] | None:
-        if next(tries) > MOST_TRIES:
-            return None
-        run = Run(scenario, case)
-        found = _failure(run, scenario)
-        return (found, run) if found is not None and type(found.error) is type(failure.error) else None
-
-    first = attempt(failure.case)
-    if first is None:
-        return failure
-    smallest, deviations = first[0], first[1].schedule.deviations()
-    size = len(deviations)
-    while size and deviations:  # ever smaller parts are left out, down to single ones
-        for part in _parts(sorted(deviations, reverse=True), size):
-            fewer = {number: choice for number, choice in deviations.items() if number not in part}
-            if found := attempt(replace(smallest.case, schedule=text_of(fewer))):
-                smallest, deviations = found[0], fewer
-        size //= 2
-    while smallest.case.again and (found := attempt(replace(smallest.case, again=smallest.case.again - 1))):
-        smallest = found[0]
-    return smallest
-
-
-def _parts(numbers: list[int], size: int) -> list[set[int]]:
-    return [set(numbers[start : start + size]) for start in range(0, len(numbers), size)]
 
 
 # ------------------------------------------------------------------ many cases
@@ -262,7 +72,7 @@ class _Campaign:
         if run.simulation.has_struck:
             self.report.struck += 1
             self.report.places.add(run.simulation.place)
-        if failure := _failure(run, self.report.scenario):
+        if failure := failure_of(run, self.report.scenario):
             smallest = shrink(failure)
             raise SimulationFailed(smallest, self.report.runs) from smallest.error
         return run

@@ -1,0 +1,115 @@
+"""Asking a pool for a resource: `await pool.acquire()`, or `async with pool.acquire() as it`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Generator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from anyio.lowlevel import checkpoint
+
+from ..._lifetime.ending import leaves_of
+from ..._vocabulary.errors import PoolClosed, PoolFull, PoolMisuse
+from .numbers import timeout_of
+from .waiter import Waiter
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .item import Item
+    from .stock import Stock
+
+T = TypeVar("T")
+
+
+class Acquire(Awaitable[T], Generic[T]):
+    """What `pool.acquire()` gives: await it, or enter it with `async with`, which gives the resource back too.
+
+    Args:
+        stock: The stock of the pool.
+        limit: The seconds to wait at most.
+        site: The code and line that asks.
+    """
+
+    __slots__ = ("_item", "_limit", "_site", "_stock", "_use")
+
+    def __init__(self, stock: Stock[T], limit: float, site: tuple[Any, int]) -> None:
+        self._stock = stock
+        self._limit = limit
+        self._site = site
+        self._item: Item[T] | None = None
+        self._use = 0
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        item = yield from acquire(self._stock, self._limit, self._site).__await__()
+        return item.value
+
+    async def __aenter__(self) -> T:
+        if self._item is not None:
+            raise PoolMisuse(
+                pool=self._stock.label,
+                problem="what one acquire() gave was entered twice",
+                remedy="Right: async with pool.acquire() as it: ...   anew for each resource",
+            )
+        item = await acquire(self._stock, self._limit, self._site)
+        self._item, self._use = item, item.uses
+        return item.value
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        item, self._item = self._item, None
+        assert item is not None
+        if item.is_lent(self._use):  # or it was given back in the block
+            end_use(self._stock, item, error)
+
+
+async def acquire(stock: Stock[T], limit: float, site: tuple[Any, int]) -> Item[T]:
+    """Get a resource, at once or in turn."""
+    if stock.is_closed:
+        raise PoolClosed(pool=stock.label, action="acquire()")
+    now = stock.now()
+    item = stock.take(site, now)
+    if item is None:
+        return await _wait(stock, Waiter(now, limit, site, stock.event()))
+    use = item.uses
+    try:
+        await checkpoint()
+    except BaseException:
+        stock.tally.count("cancelled", "cancelled")
+        stock.give_back_unused(item, use)
+        raise
+    return item
+
+
+async def _wait(stock: Stock[T], waiter: Waiter[T]) -> Item[T]:
+    if waiter.limit == 0:
+        stock.tally.count("timeouts", "timeout")
+        raise timeout_of(stock, waiter.limit, waiter.holder)
+    if stock.is_full():
+        stock.tally.count("rejected", "rejected")
+        raise PoolFull(pool=stock.label, max_waiting=stock.settings.max_waiting or 0)
+    stock.enqueue(waiter)
+    try:
+        await waiter.ready.wait()
+    except BaseException:
+        stock.withdraw(waiter)
+        raise
+    if waiter.error is not None:
+        raise waiter.error
+    assert waiter.item is not None
+    return waiter.item
+
+
+def end_use(stock: Stock[T], item: Item[T], error: BaseException | None) -> None:
+    """A block with a resource was left: keep it, have it reset, or discard it (P8)."""
+    if error is None:
+        stock.give_back(item, used=True)
+    elif any(isinstance(leaf, stock.settings.discard_on) for leaf in leaves_of(error)):
+        stock.discard(item, "error")
+    elif isinstance(error, Exception):
+        item.is_suspect = stock.settings.reset is None
+        stock.give_back(item, used=True)
+    elif stock.settings.reset is not None:
+        stock.give_back(item, used=True)
+    else:
+        stock.discard(item, "cancelled")

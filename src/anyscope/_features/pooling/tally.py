@@ -1,0 +1,62 @@
+"""What has happened in a pool: counted for its statistics, and told to hooks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ..._vocabulary.hooks import PoolEvent
+
+if TYPE_CHECKING:
+    from ..._lifetime.owner import Owner
+    from ..._vocabulary.hooks import PoolMoment
+
+COUNTS = (
+    "begun", "acquired", "waited", "timeouts", "rejected", "cancelled", "created", "create_errors", "destroyed",
+    "destroy_errors",
+)  # fmt: skip
+
+
+class Tally:
+    """Counts, and tells.
+
+    Args:
+        name: The name of the pool.
+        owner: The owner whose hooks are told.
+
+    Attributes:
+        counts: What has happened so often.
+        discarded: What was taken out of use, by reason.
+        last_error: The last error of a function of the user's.
+        is_heard: Whether anybody listens: who does not need a duration need not look at the clock.
+    """
+
+    is_heard: bool
+
+    def __init__(self, name: str, owner: Owner) -> None:
+        self.counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
+        self.discarded: Counter[str] = Counter()
+        self.last_error: Exception | None = None
+        self._name = name
+        self._path = owner.path
+        self._hooks = owner.hooks if owner.hooks is not None and owner.hooks.pool_changed else None
+        self.is_heard = self._hooks is not None
+
+    def count(self, name: str, moment: PoolMoment, duration: float = 0.0, *, error: Exception | None = None) -> None:
+        """Something happened that is counted, and told to hooks."""
+        self.counts[name] += 1
+        if error is not None:
+            self.last_error = error
+        self.tell(moment, duration, error=error)
+
+    def discard(self, reason: str) -> None:
+        """One was taken out of use."""
+        self.discarded[reason] += 1
+        self.tell("discarded", reason=reason)
+
+    def tell(
+        self, moment: PoolMoment, duration: float = 0.0, *, reason: str = "", error: Exception | None = None
+    ) -> None:
+        """Tell the hooks."""
+        if self._hooks is not None:
+            self._hooks.tell_pool_changed(PoolEvent(self._name, self._path, moment, duration, reason, error))

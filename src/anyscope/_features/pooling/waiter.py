@@ -1,0 +1,51 @@
+"""A place in the queue of a pool."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ..._lifetime.backend import running_task
+
+if TYPE_CHECKING:
+    import anyio
+
+    from .item import Item
+
+T = TypeVar("T")
+
+
+class Waiter(Generic[T]):
+    """A place in the queue.
+
+    Attributes:
+        since: When it began to wait.
+        deadline: When it has waited in vain.
+        limit: The seconds that were given.
+        item: What was delivered. Written by the stock, like the next one.
+        use: Which use of that it is.
+        error: Why nothing will be.
+        ready: Set with either.
+        holder: The native task that waits.
+        site: The code and line where it asked.
+    """
+
+    __slots__ = ("deadline", "error", "holder", "item", "limit", "ready", "since", "site", "use")
+
+    deadline: float
+    holder: object
+    limit: float
+    ready: anyio.Event
+    since: float
+    site: tuple[Any, int]
+    use: int
+
+    def __init__(self, since: float, limit: float, site: tuple[Any, int], ready: anyio.Event) -> None:
+        self.since = since
+        self.deadline = since + limit
+        self.limit = limit
+        self.item: Item[T] | None = None
+        self.use = 0
+        self.error: Exception | None = None
+        self.ready = ready
+        self.holder = running_task()
+        self.site = site
