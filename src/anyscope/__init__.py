@@ -4,7 +4,7 @@ The house. A module imports only from its own floor and from those below; a test
 
     floor 0  _vocabulary   errors, results, hooks, checks       knows nothing of event loops
     floor 1  _lifetime     signal, place, owner, closing        knows nothing of features
-    floor 2  _features     tasks, parallel family, services, pool  know an owner, never a Scope
+    floor 2  _features     tasks, services, pool, stream ...       know an owner, never a Scope
     floor 3  _face         Scope, scope(), use() ...            thin methods
     floor 4  around it     __main__ and the census it takes
 """
@@ -25,6 +25,7 @@ from ._features.parallel import Failed as Failed
 from ._features.parallel import Progress as Progress
 from ._features.pooling.acquire import Acquire as Acquire
 from ._features.pooling.pool import Pool as Pool
+from ._features.streaming.stream import Stream as Stream
 from ._features.task import Task as Task
 from ._lifetime.branch import AMBIENT as AMBIENT
 from ._lifetime.signal import CancelSignal as CancelSignal
@@ -44,6 +45,8 @@ from ._vocabulary.errors import ServiceCycle as ServiceCycle
 from ._vocabulary.errors import ServiceExists as ServiceExists
 from ._vocabulary.errors import ServiceNotFound as ServiceNotFound
 from ._vocabulary.errors import ServiceNotReady as ServiceNotReady
+from ._vocabulary.errors import StreamClosed as StreamClosed
+from ._vocabulary.errors import StreamTimeout as StreamTimeout
 from ._vocabulary.errors import TaskCancelled as TaskCancelled
 from ._vocabulary.errors import TaskNotDone as TaskNotDone
 from ._vocabulary.errors import TaskTimeout as TaskTimeout
@@ -101,6 +104,9 @@ __all__ = (
     "ServiceExists",
     "ServiceNotFound",
     "ServiceNotReady",
+    "Stream",
+    "StreamClosed",
+    "StreamTimeout",
     "Task",
     "TaskCancelled",
     "TaskEnded",

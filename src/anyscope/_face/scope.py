@@ -14,6 +14,7 @@ from .._features.as_completed import AsCompleted, as_completed
 from .._features.parallel import Aggregate, Plan, Progress
 from .._features.pooling.pool import Pool
 from .._features.service import MISSING
+from .._features.streaming.stream import Stream, open_stream
 from .._features.tasks import Tasks
 from .._lifetime.branch import AMBIENT, Ambient
 from .._lifetime.hookset import as_hooks
@@ -28,7 +29,7 @@ from .providing import Providing
 from .tree import ScopeStatistics, draw, statistics_of, summary
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from types import TracebackType
 
@@ -665,6 +666,82 @@ class Scope(Providing):
             close_timeout=close_timeout, backoff=backoff, leak_after=leak_after,
         )  # fmt: skip
         return made.open_in(self._owner)
+
+    # ------------------------------------------------------------------ streams
+
+    @overload
+    def stream(
+        self,
+        source: AsyncIterable[T] | Callable[[], AsyncIterable[T]],
+        *,
+        timeout: float | None = ...,
+        item_timeout: float | None = ...,
+        own_task: bool = ...,
+        buffer: int = ...,
+    ) -> Stream[T]: ...
+    @overload
+    def stream(
+        self,
+        source: Iterable[T] | Callable[[], Iterable[T]],
+        *,
+        timeout: float | None = ...,
+        item_timeout: float | None = ...,
+        own_task: bool = ...,
+        buffer: int = ...,
+    ) -> Stream[T]: ...
+    def stream(
+        self,
+        source: Any,
+        *,
+        timeout: float | None = None,
+        item_timeout: float | None = None,
+        own_task: bool = False,
+        buffer: int = 0,
+    ) -> Stream[Any]:
+        """Read a source in the hands of the scope: interrupted with it, and closed in any case.
+
+        `async with s.stream(source) as items: async for item in items: ...` closes the source in the same task before the
+        block is left; prefer it. A bare `async for item in s.stream(source)` closes it soon after the loop is left, in a
+        task of the scope, and at the end of the scope at the latest.
+
+        Cancelling the scope cuts whoever waits for an item. A task that is not the scope's gets `ScopeCancelled`, and
+        `StreamClosed` where the scope ends; it is not cancelled itself.
+
+        Args:
+            source: An async or plain iterable, or a function without arguments that makes one. An iterator belongs to
+                the stream from now on, which closes it.
+            timeout: Seconds for which all items together may be waited for, `StreamTimeout` after that; the time that the
+                body of the loop takes does not count. `None` (default) for no limit.
+            item_timeout: The same for each item.
+            own_task: Whether the source runs in a task of its own, from its first step to its end. Needed where it keeps a
+                cancel scope or a task group open across its `yield`; also, an `item_timeout` does not end it then, and a
+                step that is cut off loses nothing. Default false.
+            buffer: How many items to read ahead, in such a task. Default 0, none.
+
+        Raises:
+            TypeError: The source is no iterable, or an option has the wrong type.
+            ValueError: An option has an impossible value.
+            ScopeClosed: The scope has closed.
+            ScopeMisuse: Before entry, or from another thread.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def lines():
+            ...     yield "one"
+            ...     yield "two"
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         async with s.stream(lines()) as items:
+            ...             async for line in items:
+            ...                 print(line)
+            >>> anyio.run(main)
+            one
+            two
+        """
+        return open_stream(
+            self._owner, source, timeout=timeout, item_timeout=item_timeout, own_task=own_task, buffer=buffer
+        )
 
     def on_exit(self, fn: Callable[..., object], *args: Any) -> None:
         """Register a clean-up: `fn(*args)` runs when the scope closes, last registered first.

@@ -53,6 +53,27 @@ def running_clock() -> Callable[[], float]:
     return asyncio.get_running_loop().time
 
 
+def soon_caller() -> Callable[[Callable[[], object]], object]:
+    """What has the running loop call a function soon; it may be called in any thread and at any moment, also by `__del__`.
+
+    It raises RuntimeError once the loop has ended.
+    """
+    trio: Any = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        call: Callable[[Callable[[], object]], object] = trio.lowlevel.current_trio_token().run_sync_soon
+        return call
+    return asyncio.get_running_loop().call_soon_threadsafe
+
+
+def refuses_misnesting() -> bool:
+    """Whether leaving a cancel scope, while one that was opened in it is still open, changes nothing but raises.
+
+    So it is on asyncio. Trio raises too, but gives up the inner one.
+    """
+    trio: Any = sys.modules.get("trio")
+    return trio is None or not trio.lowlevel.in_trio_run()
+
+
 async def pass_on_cancellation() -> None:
     """Raise the cancellation of the running task if it is cancelled by a scope; else no checkpoint.
 

@@ -53,8 +53,8 @@ class Works:
         self._changed: anyio.Event | None = None
 
     def __iter__(self) -> Iterator[Work]:
-        yield from self.live
-        yield from self.daemons
+        yield from list(self.live)  # a copy, for `forget` may strike at any moment
+        yield from list(self.daemons)
 
     def join(self, work: Work) -> None:
         """Wait for `work` before closing."""
@@ -72,6 +72,10 @@ class Works:
             self.daemons.pop(work, None)  # type: ignore[call-overload]  # a dict of daemons may be asked for any work
         if self._changed is not None:
             self._changed.set()
+
+    def forget(self, daemon: Daemon) -> None:
+        """`daemon` was found to have ended, by the garbage collector, while nobody waits for that: it tells nobody."""
+        self.daemons.pop(daemon, None)
 
     @property
     def has_unborn(self) -> bool:

@@ -20,6 +20,8 @@ The tree, held to the classes by a test:
       PoolFull
       PoolClosed
       PoolMisuse (RuntimeError)
+      StreamClosed
+      StreamTimeout (TimeoutError)
 
 Each carries typed attributes and builds its text from them, so that a program never has to parse a
 message. Wrong types and wrong values of options are Python's own `TypeError` and `ValueError`.
@@ -419,3 +421,37 @@ class PoolMisuse(AnyscopeError, RuntimeError):
         self.problem = problem
         self.remedy = remedy
         super().__init__(f"pool {pool}: {problem}\n{remedy}")
+
+
+class StreamClosed(AnyscopeError):
+    """A stream was read after it had been closed or read to its end, or while it was closed by somebody else.
+
+    Attributes:
+        stream: The stream and its scope, such as `lines (#3) of app`.
+        problem: What had happened, such as `its scope has ended`.
+    """
+
+    def __init__(self, *, stream: str, problem: str) -> None:
+        self.stream = stream
+        self.problem = problem
+        super().__init__(
+            f"stream {stream} cannot be read: {problem}\n"
+            "A stream is read once, by one loop at a time: make another one with s.stream(...)."
+        )
+
+
+class StreamTimeout(AnyscopeError, TimeoutError):
+    """A stream was waited for longer than allowed; the time that the body of the loop takes does not count.
+
+    Attributes:
+        stream: The stream and its scope, such as `lines (#3) of app`.
+        limit: The seconds that were given.
+        per_item: Whether that was the limit of one item, or of all of them together.
+    """
+
+    def __init__(self, *, stream: str, limit: float, per_item: bool) -> None:
+        self.stream = stream
+        self.limit = limit
+        self.per_item = per_item
+        waited = f"no item within {limit:g} s" if per_item else f"its items took more than {limit:g} s in all"
+        super().__init__(f"stream {stream}: {waited}")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TaskKind: TypeAlias = Literal["task", "run", "job", "start_soon", "start", "daemon"]
 Outcome: TypeAlias = Literal["ok", "error", "cancelled"]
-DisposalKind: TypeAlias = Literal["clean-up", "entered", "service", "pool"]
+DisposalKind: TypeAlias = Literal["clean-up", "entered", "service", "pool", "stream"]
 CancelKind: TypeAlias = Literal["cancel", "deadline", "error", "parent", "signal", "outside"]
 
 

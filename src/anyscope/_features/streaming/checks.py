@@ -1,0 +1,71 @@
+"""Checks of the options of streams, before any side effect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from ..._vocabulary.options import check_seconds, require_callable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Errors: TypeAlias = "type[Exception] | tuple[type[Exception], ...]"
+
+
+def whole(option: str, value: object, *, least: int) -> int:
+    """An int of at least `least`.
+
+    Raises:
+        TypeError: It is no int.
+        ValueError: It is too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{option} must be an int >= {least}, got {value!r} ({type(value).__name__})")
+    if value < least:
+        raise ValueError(f"{option} must be >= {least}, got {value!r}")
+    return value
+
+
+def seconds(option: str, value: object, *, positive: bool = True) -> float:
+    """A number of seconds that there must be.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is negative, or zero where that makes no sense, or infinite.
+    """
+    checked = check_seconds(option, value, positive=positive)
+    if checked is None:
+        raise ValueError(f"{option} must be a finite number of seconds, got {value!r}")
+    return checked
+
+
+def limit(option: str, value: object) -> float | None:
+    """An optional number of seconds above zero."""
+    return check_seconds(option, value, positive=True)
+
+
+def function(where: str, fn: Callable[..., Any]) -> None:
+    """Something that can be called."""
+    require_callable(where, fn)
+
+
+def word(option: str, value: object, *words: str) -> None:
+    """One of a few words.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    if value not in words:
+        raise ValueError(f"{option} must be one of {', '.join(map(repr, words))}, got {value!r}")
+
+
+def errors(option: str, value: object) -> tuple[type[Exception], ...]:
+    """One class of errors or several.
+
+    Raises:
+        TypeError: It is something else; cancellation and the like are no errors.
+    """
+    classes = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,)
+    if classes and all(isinstance(each, type) and issubclass(each, Exception) for each in classes):
+        return cast("tuple[type[Exception], ...]", classes)
+    raise TypeError(f"{option} must be an Exception class or a tuple of them, got {value!r} ({type(value).__name__})")

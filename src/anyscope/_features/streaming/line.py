@@ -1,0 +1,242 @@
+"""What a stream is made of: a recipe, and the line of iterators that is made from it.
+
+A *recipe* says what follows what, and has made nothing yet; operators make a longer one of it. A *line* holds what was
+made from one: the source, and an iterator for each stage, in this order. Closing a stage does not close what it reads
+from (neither do Python's generators), so the line closes all of them, the last one first, each whatever became of the
+others.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from types import AsyncGeneratorType, GeneratorType
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from anyio.lowlevel import checkpoint
+
+from ..._vocabulary.notes import chain_lost
+from ..._vocabulary.options import is_coroutine, name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..._lifetime.owner import Owner
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+AT_ONCE = 32
+"""How many items of a plain iterable, which never waits, are given before others may run."""
+
+Make: TypeAlias = "Callable[[Line], AsyncIterator[Any]]"
+
+
+class Line:
+    """The iterators of one stream, or of a part of it that is closed as one.
+
+    Args:
+        owner: The scope's owner.
+        label: What the stream is called in messages.
+
+    Attributes:
+        links: The iterators, those that read after those that they read from. Written by `add` and `aclose`.
+    """
+
+    __slots__ = ("label", "links", "owner")
+
+    def __init__(self, owner: Owner, label: str) -> None:
+        self.owner: Owner = owner
+        self.label: str = label
+        self.links: list[Any] = []
+
+    def add(self, link: Any) -> Any:
+        """Close `link` along with the line; gives it back."""
+        self.links.append(link)
+        return link
+
+    def part(self) -> Line:
+        """A line of its own for what a link of this one reads from, and closes itself."""
+        return Line(self.owner, self.label)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it is left to be closed."""
+        return not any(_needs_closing(link) for link in self.links)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether somebody waits in it for an item, as far as Python can tell."""
+        return any(isinstance(link, AsyncGeneratorType) and link.ag_running for link in self.links)
+
+    async def aclose(self) -> None:
+        """Close everything, the last link first.
+
+        Raises:
+            Exception: What closing raised; if that was several, the first one, and the others hang below it.
+        """
+        raised: list[BaseException] = []
+        while self.links:
+            try:
+                await _close(self.links.pop())
+            except BaseException as error:  # noqa: ASYNC103  raised below
+                raised.append(error)
+        if raised:
+            _raise_first(raised)  # noqa: ASYNC104  that does
+
+
+def _raise_first(raised: list[BaseException]) -> None:
+    """A cancellation goes before errors, which it must not be lost among."""
+    raised.sort(key=lambda error: isinstance(error, Exception))
+    try:
+        for error in raised[1:]:
+            chain_lost(raised[0], error)
+        raise raised[0]
+    finally:
+        raised.clear()  # no cycle through this frame
+
+
+def _needs_closing(link: Any) -> bool:
+    if isinstance(link, AsyncGeneratorType):
+        return link.ag_frame is not None
+    if hasattr(link, "has_ended"):
+        return not link.has_ended
+    return hasattr(link, "aclose")
+
+
+async def _close(link: Any) -> None:
+    close = getattr(link, "aclose", None)
+    if close is None:
+        return
+    try:
+        await close()
+    except BaseExceptionGroup as group:
+        # A task group across a `yield` wraps the GeneratorExit that closes it.
+        _, rest = cast("BaseExceptionGroup[BaseException]", group).split(GeneratorExit)
+        if rest is not None:
+            raise
+
+
+# ---------------------------------------------------------------------------------------------------- recipes
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a line is made.
+
+    Attributes:
+        name: What the stream is called: its source and its operators, such as `read_lines.map.filter`.
+        make: Makes it, adds each iterator to the given line, and gives the last one.
+        given: What is there already and has to be closed even if the line is never made.
+        is_restartable: Whether making it again begins again.
+        survives: Whether its last iterator outlives it when somebody who waits for an item is cut off. A generator does
+            not: it has ended then.
+        is_timed: Whether there is a time-out in it, which has to be remembered.
+    """
+
+    name: str
+    make: Make
+    given: tuple[Any, ...]
+    is_restartable: bool = False
+    survives: bool = False
+    is_timed: bool = False
+
+    def then(self, operator: str, stage: Callable[[Line, AsyncIterator[Any]], AsyncIterator[Any]]) -> Recipe:
+        """With one more stage, a generator, which reads from what there was."""
+        return self.within(operator, lambda line, make: stage(line, make(line)))
+
+    def within(
+        self, operator: str, build: Callable[[Line, Make], AsyncIterator[Any]], *, survives: bool = False
+    ) -> Recipe:
+        """With one more stage, which makes what it reads from itself."""
+
+        def make(line: Line) -> AsyncIterator[Any]:
+            return cast("AsyncIterator[Any]", line.add(build(line, self.make)))
+
+        name = f"{self.name}.{operator}" if operator else self.name
+        return replace(self, name=name, make=make, survives=survives)
+
+
+def begun(recipe: Recipe, line: Line, last: AsyncIterator[Any]) -> Recipe:
+    """The recipe of a line that was made, and maybe read from, already."""
+    links = tuple(line.links)
+
+    def make(line: Line) -> AsyncIterator[Any]:
+        line.links.extend(links)
+        return last
+
+    return replace(recipe, make=make, given=links, is_restartable=False)
+
+
+def recipe_of(source: object, call: str = "s.stream") -> Recipe:
+    """The recipe of a source: an async or plain iterable, or a function that makes one.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if isinstance(source, (AsyncIterator, Iterator)):
+        return Recipe(_name(source), lambda line: _opened(line, source, call), (_closable(source),))
+    if isinstance(source, (AsyncIterable, Iterable)):
+        return Recipe(_name(source), lambda line: _opened(line, source, call), (), is_restartable=True)
+    if is_coroutine(source):
+        source.close()
+        name = name_of(source)
+        raise TypeError(
+            f"{call}(...): expected an iterable, got a coroutine: {name} returns, it does not yield\n"
+            f"Right: await {name}(...), and give what it returns"
+        )
+    if callable(source):
+        function = cast("Callable[[], object]", source)
+        return Recipe(name_of(function), lambda line: _opened(line, function(), call), (), is_restartable=True)
+    raise TypeError(
+        f"{call}(...): expected an async or plain iterable, or a function that makes one, "
+        f"got {type(source).__name__}\nRight: {call}(read_lines())   with   async def read_lines(): ... yield line"
+    )
+
+
+def _name(source: object) -> str:
+    name = getattr(source, "__qualname__", None)
+    return name_of(source) if isinstance(name, str) else type(source).__name__
+
+
+def _opened(line: Line, source: object, call: str) -> AsyncIterator[Any]:
+    """The iterator of a source, to be closed along with the line."""
+    if isinstance(source, AsyncIterable):
+        made: AsyncIterator[Any] = aiter(cast("AsyncIterable[Any]", source))
+        return cast("AsyncIterator[Any]", line.add(made))
+    if isinstance(source, Iterable):
+        iterator = iter(cast("Iterable[Any]", source))
+        line.add(_closable(iterator))
+        return cast("AsyncIterator[Any]", line.add(_stepped(iterator)))
+    if is_coroutine(source):
+        source.close()
+    raise TypeError(f"{call}(...): the function that was to make an iterable returned {type(source).__name__}")
+
+
+async def _stepped(iterator: Iterator[Any]) -> AsyncIterator[Any]:
+    for number, item in enumerate(iterator, 1):
+        yield item
+        if not number % AT_ONCE:
+            await checkpoint()
+
+
+class _Plain:
+    """Closes a plain generator."""
+
+    __slots__ = ("_generator",)
+
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+
+    @property
+    def has_ended(self) -> bool:
+        return inspect.getgeneratorstate(self._generator) == inspect.GEN_CLOSED
+
+    async def aclose(self) -> None:
+        self._generator.close()
+
+
+def _closable(source: object) -> object:
+    return _Plain(source) if isinstance(source, GeneratorType) else source

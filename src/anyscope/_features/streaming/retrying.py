@@ -1,0 +1,66 @@
+"""Going on after an error: from the beginning, or with something else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ..._vocabulary.notes import add_note
+from ..._vocabulary.options import is_coroutine
+from .line import recipe_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from .line import Line, Make
+
+_MOST_DOUBLINGS = 60
+
+
+async def retried(
+    line: Line, make: Make, times: int, on: tuple[type[Exception], ...], pause: float, longest: float
+) -> AsyncIterator[Any]:
+    """All items, from the beginning after each error, up to `times` times."""
+    failures: list[Exception] = []
+    while True:
+        part = line.part()
+        try:
+            async for item in make(part):
+                yield item
+        except on as error:
+            if len(failures) >= times:
+                for number, earlier in enumerate(failures, 1):
+                    add_note(error, f"attempt {number} failed with {type(earlier).__name__}: {earlier}")
+                raise
+            failures.append(error)
+        else:
+            return
+        finally:
+            await part.aclose()
+        await anyio.sleep(min(longest, pause * 2.0 ** min(len(failures) - 1, _MOST_DOUBLINGS)))
+
+
+async def caught(
+    line: Line,
+    source: AsyncIterator[Any],
+    handler: Callable[[Exception], Any],
+    on: tuple[type[Exception], ...],
+) -> AsyncIterator[Any]:
+    """All items, and after an error those of what `handler` makes of it."""
+    try:
+        async for item in source:
+            yield item
+    except on as error:
+        made = handler(error)
+        made = await made if is_coroutine(made) else made
+    else:
+        return
+    if made is None:
+        return
+    part = line.part()
+    try:
+        async for item in recipe_of(made, "catch").make(part):
+            yield item
+    finally:
+        await part.aclose()

@@ -1,0 +1,183 @@
+"""Time-outs and rates: how long to wait for items, how many of them in a time, how long they must be quiet."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+
+from ..._vocabulary.errors import StreamTimeout
+from .buffer import Buffer
+from .stepping import CUT, HoldsScopeError, holds_scope, step_within
+
+if TYPE_CHECKING:
+    from .buffer import Overflow
+    from .line import Line, Make
+
+T = TypeVar("T")
+
+
+class Timed(AsyncIterator[T]):
+    """Bounds the wait for items, each and all together; the time that the reader takes in between does not count.
+
+    A scope around each single step, and none in between. A step that is cut ends a generator; the time-out is then
+    raised again at each further step, for the end would look like that of the source.
+
+    Args:
+        line: The line that this is a link of.
+        make: Makes what it reads from.
+        total: Seconds for all items together, or `None`.
+        per_item: Seconds for each item, or `None`.
+        survives: Whether what it reads from outlives a step that is cut.
+
+    Attributes:
+        _left: Seconds that are left of `total`.
+        _error: What each further step raises.
+    """
+
+    __slots__ = ("_error", "_label", "_left", "_line", "_per_item", "_source", "_survives", "_total")
+
+    def __init__(self, line: Line, make: Make, *, total: float | None, per_item: float | None, survives: bool) -> None:
+        self._line: Line = line.part()
+        self._source: AsyncIterator[T] = make(self._line)
+        self._label = line.label
+        self._total = math.inf if total is None else total
+        self._per_item = math.inf if per_item is None else per_item
+        self._left = self._total
+        self._survives = survives
+        self._error: StreamTimeout | None = None
+
+    async def __anext__(self) -> T:
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+        began = anyio.current_time()
+        limit = min(self._left, self._per_item)
+        try:
+            item = await step_within(anyio.CancelScope(deadline=began + limit), self._source.__anext__)
+        except HoldsScopeError as held:
+            return await self._refuse(held)
+        self._left -= anyio.current_time() - began
+        if item is not CUT:
+            return item
+        raise self._overrun(per_item=limit == self._per_item)
+
+    def _overrun(self, *, per_item: bool) -> StreamTimeout:
+        limit = self._per_item if per_item else self._total
+        error = StreamTimeout(stream=self._label, limit=limit, per_item=per_item)
+        if not (self._survives and per_item):
+            self._error = error
+        return error
+
+    async def _refuse(self, held: HoldsScopeError) -> T:
+        """Close the source while its scope is the innermost one: ours can be left only then."""
+        try:
+            await self._line.aclose()
+        finally:
+            held.leave()
+        raise holds_scope(self._line.owner.path, self._label) from None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of what it reads from is left to be closed."""
+        return self._line.has_ended
+
+    async def aclose(self) -> None:
+        """Close what it reads from."""
+        await self._line.aclose()
+
+
+async def throttled(source: AsyncIterator[T], count: int, per: float) -> AsyncIterator[T]:
+    """At most `count` items in any `per` seconds; those that come too early wait."""
+    given: deque[float] = deque(maxlen=count)
+    async for item in source:
+        if len(given) == count:
+            wait = given[0] + per - anyio.current_time()
+            if wait > 0:
+                await anyio.sleep(wait)
+        given.append(anyio.current_time())
+        yield item
+
+
+class Stamped(Buffer[tuple[float, T]]):
+    """Reads in a task of its own, and notes when each item came."""
+
+    __slots__ = ()
+
+    def __init__(self, line: Line, make: Make, most: int, overflow: Overflow = "wait") -> None:
+        super().__init__(line, lambda part: part.add(_stamped(make(part))), most, overflow)
+
+
+async def _stamped(source: AsyncIterator[T]) -> AsyncIterator[tuple[float, T]]:
+    async for item in source:
+        yield anyio.current_time(), item
+
+
+class Batched(AsyncIterator[list[T]]):
+    """Batches of at most `size` items, none of which has waited for longer than `within` when its batch is given.
+
+    Args:
+        source: What it reads from.
+        size: How many items a batch holds at most.
+        within: Seconds after its first item in which a batch is given at the latest.
+
+    Attributes:
+        _batch: What was taken and not given yet; kept here, for the reader may be cut off.
+        _due: When it has to be given.
+    """
+
+    __slots__ = ("_batch", "_due", "_size", "_source", "_within")
+
+    def __init__(self, source: Stamped[T], size: int, within: float) -> None:
+        self._source = source
+        self._size = size
+        self._within = within
+        self._batch: list[T] = []
+        self._due = math.inf
+
+    async def __anext__(self) -> list[T]:
+        while len(self._batch) < self._size:
+            if not self._batch:
+                came, item = await self._source.__anext__()
+                self._due = came + self._within
+                self._batch.append(item)
+            elif not await self._add_one():
+                break
+        batch, self._batch = self._batch, []
+        return batch
+
+    async def _add_one(self) -> bool:
+        """Whether one more came in time; the end and an error come after what is there."""
+        if not await self._source.until_ready(self._due):
+            return False
+        self._batch.append(self._source.take()[1])
+        return True
+
+
+class Debounced(AsyncIterator[T]):
+    """Gives an item when none has followed it for `quiet` seconds, and the last one at the end.
+
+    Args:
+        source: What it reads from; it keeps only the newest item.
+        quiet: The seconds.
+
+    Attributes:
+        _latest: The item that waits for quiet, and when it came; kept here, for the reader may be cut off.
+    """
+
+    __slots__ = ("_latest", "_quiet", "_source")
+
+    def __init__(self, source: Stamped[T], quiet: float) -> None:
+        self._source = source
+        self._quiet = quiet
+        self._latest: tuple[float, T] | None = None
+
+    async def __anext__(self) -> T:
+        if self._latest is None:
+            self._latest = await self._source.__anext__()
+        while await self._source.until_ready(self._latest[0] + self._quiet):
+            self._latest = self._source.take()
+        item, self._latest = self._latest[1], None
+        return item
