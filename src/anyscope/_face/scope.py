@@ -700,9 +700,9 @@ class Scope(Providing):
     ) -> Stream[Any]:
         """Read a source in the hands of the scope: interrupted with it, and closed in any case.
 
-        `async with s.stream(source) as items: async for item in items: ...` closes the source in the same task before the
-        block is left; prefer it. A bare `async for item in s.stream(source)` closes it soon after the loop is left, in a
-        task of the scope, and at the end of the scope at the latest.
+        `async with s.stream(source) as items: async for item in items: ...` closes the source in the same task before
+        the block is left; prefer it. A bare `async for item in s.stream(source)` closes it soon after the loop is left,
+        in a task of the scope, and at the end of the scope at the latest.
 
         Cancelling the scope cuts whoever waits for an item. A task that is not the scope's gets `ScopeCancelled`, and
         `StreamClosed` where the scope ends; it is not cancelled itself.
@@ -710,12 +710,12 @@ class Scope(Providing):
         Args:
             source: An async or plain iterable, or a function without arguments that makes one. An iterator belongs to
                 the stream from now on, which closes it.
-            timeout: Seconds for which all items together may be waited for, `StreamTimeout` after that; the time that the
-                body of the loop takes does not count. `None` (default) for no limit.
+            timeout: Seconds for which all items together may be waited for, `StreamTimeout` after that; the time that
+                the body of the loop takes does not count. `None` (default) for no limit.
             item_timeout: The same for each item.
-            own_task: Whether the source runs in a task of its own, from its first step to its end. Needed where it keeps a
-                cancel scope or a task group open across its `yield`; also, an `item_timeout` does not end it then, and a
-                step that is cut off loses nothing. Default false.
+            own_task: Whether the source runs in a task of its own, from its first step to its end. Needed where it
+                keeps a cancel scope or a task group open across its `yield`; also, an `item_timeout` does not end it
+                then, and a step that is cut off loses nothing. Default false.
             buffer: How many items to read ahead, in such a task. Default 0, none.
 
         Raises:

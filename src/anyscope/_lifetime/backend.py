@@ -54,9 +54,9 @@ def running_clock() -> Callable[[], float]:
 
 
 def soon_caller() -> Callable[[Callable[[], object]], object]:
-    """What has the running loop call a function soon; it may be called in any thread and at any moment, also by `__del__`.
+    """What has the running loop call a function soon.
 
-    It raises RuntimeError once the loop has ended.
+    It may be called in any thread and at any moment, also by `__del__`; RuntimeError once the loop has ended.
     """
     trio: Any = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_run():

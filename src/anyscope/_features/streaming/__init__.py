@@ -3,7 +3,9 @@
 | module | holds |
 |---|---|
 | `stream` | what users see |
-| `reading` | who reads, what interrupts it, and how it is closed |
+| `operators` | `map` and all that makes a stream of another one |
+| `reading` | who takes the steps, and what is around them |
+| `closing` | how it is closed, and what interrupts those who read |
 | `line` | what a stream is made of: recipes, and the iterators made from them |
 | `stepping` | one step inside a cancel scope |
 | `stages` | the operators that need no task |

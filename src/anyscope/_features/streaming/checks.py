@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from ..._vocabulary.options import check_seconds, require_callable
 
@@ -65,7 +65,16 @@ def errors(option: str, value: object) -> tuple[type[Exception], ...]:
     Raises:
         TypeError: It is something else; cancellation and the like are no errors.
     """
-    classes = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,)
-    if classes and all(isinstance(each, type) and issubclass(each, Exception) for each in classes):
-        return cast("tuple[type[Exception], ...]", classes)
+    if _is_error(value):
+        return (value,)
+    if _are_errors(value):
+        return value
     raise TypeError(f"{option} must be an Exception class or a tuple of them, got {value!r} ({type(value).__name__})")
+
+
+def _is_error(value: object) -> TypeGuard[type[Exception]]:
+    return isinstance(value, type) and issubclass(value, Exception)
+
+
+def _are_errors(value: object) -> TypeGuard[tuple[type[Exception], ...]]:
+    return isinstance(value, tuple) and bool(value) and all(map(_is_error, value))

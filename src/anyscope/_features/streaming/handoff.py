@@ -18,6 +18,7 @@ Invariants
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, TypeVar
@@ -30,7 +31,7 @@ from ..._lifetime.place import stand_in
 from ..._lifetime.start import Start
 from ..._vocabulary.errors import CloseTimeout, ScopeCancelled
 from ..._vocabulary.results import Err
-from .reading import StreamPlace
+from .closing import StreamPlace
 
 if TYPE_CHECKING:
     from ..._lifetime.owner import Owner
@@ -194,9 +195,9 @@ class Handoff(AsyncIterator[T]):
                 self._room = self._event()
             await self._room.wait()
 
+    @abstractmethod
     async def work(self) -> None:
         """What the task does."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------------ the task
 

@@ -81,7 +81,7 @@ class Line:
         while self.links:
             try:
                 await _close(self.links.pop())
-            except BaseException as error:  # noqa: ASYNC103  raised below
+            except BaseException as error:  # noqa: ASYNC103, PERF203  raised below; all have to be closed
                 raised.append(error)
         if raised:
             _raise_first(raised)  # noqa: ASYNC104  that does
@@ -176,10 +176,11 @@ def recipe_of(source: object, call: str = "s.stream") -> Recipe:
     Raises:
         TypeError: It is something else.
     """
+    given: Any = source
     if isinstance(source, (AsyncIterator, Iterator)):
-        return Recipe(_name(source), lambda line: _opened(line, source, call), (_closable(source),))
+        return Recipe(_name(given), lambda line: _opened(line, given, call), (_closable(given),))
     if isinstance(source, (AsyncIterable, Iterable)):
-        return Recipe(_name(source), lambda line: _opened(line, source, call), (), is_restartable=True)
+        return Recipe(_name(given), lambda line: _opened(line, given, call), (), is_restartable=True)
     if is_coroutine(source):
         source.close()
         name = name_of(source)
@@ -188,7 +189,7 @@ def recipe_of(source: object, call: str = "s.stream") -> Recipe:
             f"Right: await {name}(...), and give what it returns"
         )
     if callable(source):
-        function = cast("Callable[[], object]", source)
+        function = cast("Callable[[], Any]", source)
         return Recipe(name_of(function), lambda line: _opened(line, function(), call), (), is_restartable=True)
     raise TypeError(
         f"{call}(...): expected an async or plain iterable, or a function that makes one, "
@@ -201,13 +202,13 @@ def _name(source: object) -> str:
     return name_of(source) if isinstance(name, str) else type(source).__name__
 
 
-def _opened(line: Line, source: object, call: str) -> AsyncIterator[Any]:
+def _opened(line: Line, source: Any, call: str) -> AsyncIterator[Any]:
     """The iterator of a source, to be closed along with the line."""
+    given: Any = source  # which the checks narrow to iterables of they do not know what
     if isinstance(source, AsyncIterable):
-        made: AsyncIterator[Any] = aiter(cast("AsyncIterable[Any]", source))
-        return cast("AsyncIterator[Any]", line.add(made))
+        return cast("AsyncIterator[Any]", line.add(aiter(given)))
     if isinstance(source, Iterable):
-        iterator = iter(cast("Iterable[Any]", source))
+        iterator = iter(given)
         line.add(_closable(iterator))
         return cast("AsyncIterator[Any]", line.add(_stepped(iterator)))
     if is_coroutine(source):

@@ -9,8 +9,8 @@ Read ahead: at most `2 * limit` items are taken from the source and not yet by t
 only `limit` of them each worker would have to wait for the reader after each item.
 
 The first error ends it: no further item is taken, what runs is cancelled and waited for, and the error comes after the
-results before it. Where results are given in order, those calls go on that belong before the failed one: the reader sees
-what a plain loop would have shown it. Errors of other calls at that moment are notes on the first.
+results before it. Where results are given in order, those calls go on that belong before the failed one: the reader
+sees what a plain loop would have shown it. Errors of other calls at that moment are notes on the first.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from ..._lifetime.start import Start
 from ..._vocabulary.errors import TaskCancelled
 from ..._vocabulary.notes import add_note
 from ..._vocabulary.options import is_coroutine, name_of
+from .closing import StreamPlace
 from .handoff import Handoff
-from .reading import StreamPlace
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from .line import Line, Make
 
-T = TypeVar("T")
 U = TypeVar("U")
 
 AT_ONCE = 32
@@ -88,9 +87,9 @@ class Mapping(Handoff[U]):
         "_taken",
     )
 
-    def __init__(self, line: Line, make: Make, fn: Callable[[T], Any], limit: int, *, ordered: bool) -> None:
+    def __init__(self, line: Line, make: Make, fn: Callable[[Any], Any], limit: int, *, ordered: bool) -> None:
         super().__init__(line, f"map({name_of(fn)})", 0)
-        self._source: AsyncIterator[T] = make(self.line)
+        self._source: AsyncIterator[Any] = make(self.line)
         self._fn = fn
         self._limit = limit
         self._ordered = ordered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
 from collections.abc import AsyncIterator
@@ -13,8 +14,8 @@ from anyio.lowlevel import checkpoint
 from ..._lifetime.place import stand_in
 from ..._lifetime.start import Start
 from ..._vocabulary.notes import add_note
+from .closing import StreamPlace
 from .handoff import Handoff
-from .reading import StreamPlace
 
 if TYPE_CHECKING:
     from .buffer import Overflow
@@ -59,8 +60,8 @@ class Merged(Handoff[Any]):
         """Read all of them."""
         async with self._group:
             for number, (part, source) in enumerate(self._sources):
-                begin = Start(lambda part=part, source=source: self._read(part, source))
-                self._group.create_task(begin, name=f"merge source {number}")
+                begin = functools.partial(self._read, part, source)
+                self._group.create_task(Start(begin), name=f"merge source {number}")
         if self._first is not None:
             try:
                 raise self._first

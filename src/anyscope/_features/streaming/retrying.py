@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -18,18 +19,30 @@ if TYPE_CHECKING:
 _MOST_DOUBLINGS = 60
 
 
-async def retried(
-    line: Line, make: Make, times: int, on: tuple[type[Exception], ...], pause: float, longest: float
-) -> AsyncIterator[Any]:
-    """All items, from the beginning after each error, up to `times` times."""
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often to begin again, after which errors, and after which pauses in seconds."""
+
+    times: int
+    on: tuple[type[Exception], ...]
+    pause: float
+    longest: float
+
+    def pause_after(self, failures: int) -> float:
+        """The pause after so many failures: doubled each time, up to the longest."""
+        return min(self.longest, self.pause * 2.0 ** min(failures - 1, _MOST_DOUBLINGS))
+
+
+async def retried(line: Line, make: Make, retries: Retries) -> AsyncIterator[Any]:
+    """All items, from the beginning after each error."""
     failures: list[Exception] = []
     while True:
         part = line.part()
         try:
             async for item in make(part):
                 yield item
-        except on as error:
-            if len(failures) >= times:
+        except retries.on as error:
+            if len(failures) >= retries.times:
                 for number, earlier in enumerate(failures, 1):
                     add_note(error, f"attempt {number} failed with {type(earlier).__name__}: {earlier}")
                 raise
@@ -38,7 +51,7 @@ async def retried(
             return
         finally:
             await part.aclose()
-        await anyio.sleep(min(longest, pause * 2.0 ** min(len(failures) - 1, _MOST_DOUBLINGS)))
+        await anyio.sleep(retries.pause_after(len(failures)))
 
 
 async def caught(

@@ -4,8 +4,8 @@ They do not close what they read from, the line does; but one that ends early do
 a loop that has all it wants. What they read from is made before they begin, for a generator that never begins cannot
 close anything.
 
-A function of the user's may be plain or async: what it gives is awaited if it is a coroutine. Asking that of each result
-would cost more than the rest of the stage, so the type of the last plain result is remembered.
+A function of the user's may be plain or async: what it gives is awaited if it is a coroutine. Asking that of each
+result would cost more than the rest of the stage, so the type of the last plain result is remembered.
 """
 
 from __future__ import annotations
@@ -23,29 +23,33 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def _type_of(value: object) -> type[object]:
+    return type(value)
+
+
 async def mapped(source: AsyncIterator[T], fn: Callable[[T], Any]) -> AsyncIterator[Any]:
     """What `fn` makes of each item."""
-    plain: type[Any] | None = None
+    plain: type[object] | None = None
     async for item in source:
         made = fn(item)
         if type(made) is not plain:
             if is_coroutine(made):
                 made = await made
             else:
-                plain = type(made)
+                plain = _type_of(made)
         yield made
 
 
 async def filtered(source: AsyncIterator[T], test: Callable[[T], Any]) -> AsyncIterator[T]:
     """The items that pass."""
-    plain: type[Any] | None = None
+    plain: type[object] | None = None
     async for item in source:
         passed = test(item)
         if type(passed) is not plain:
             if is_coroutine(passed):
                 passed = await passed
             else:
-                plain = type(passed)
+                plain = _type_of(passed)
         if passed:
             yield item
 
@@ -211,7 +215,7 @@ async def _row(sources: list[AsyncIterator[Any]]) -> list[Any]:
     for source in sources:
         try:
             items.append(await source.__anext__())
-        except StopAsyncIteration:
+        except StopAsyncIteration:  # noqa: PERF203  a row is short
             break
     return items
 

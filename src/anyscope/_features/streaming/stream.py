@@ -1,51 +1,34 @@
 """`Stream`: what users see.
 
-The object is a handle: what it reads, and how that is closed, is in `reading`. Its `__anext__` is an attribute, for in
-the common case it is that of the source itself, and so costs nothing.
-
-Over 400 lines, nearly all of it docstrings: one class is what a user looks things up in, so the operators stay together.
+The object is a handle: what it reads, and how that is closed, is in `reading`.
 """
 
 from __future__ import annotations
 
-import functools
-import weakref
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ..._vocabulary.errors import ScopeMisuse
-from . import checks, stages
+from . import checks
 from .buffer import Buffer
-from .line import Line, Recipe, recipe_of
-from .mapping import Mapping
-from .merging import Fan, Merged
+from .line import recipe_of
+from .operators import Operators
 from .reading import Reading
-from .retrying import caught, retried
-from .timing import Batched, Debounced, Stamped, Timed, throttled
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Hashable, Iterable
+    from collections.abc import Callable, Coroutine
     from types import TracebackType
 
     from typing_extensions import Self
 
     from ..._lifetime.owner import Owner
-    from .buffer import Overflow
-    from .checks import Errors
-    from .merging import Halt
 
 T = TypeVar("T")
-U = TypeVar("U")
-V = TypeVar("V")
-W = TypeVar("W")
 S = TypeVar("S")
 D = TypeVar("D")
 
-_MOST_DISTINCT = 100_000
 _NOTHING: Any = object()
 
 
-class Stream(AsyncIterator[T], Generic[T]):
+class Stream(Operators[T]):
     """Items that come one after the other, read once, by one loop at a time; `Scope.stream` makes one.
 
     `async for item in stream` reads it. Inside `async with stream:` it is closed, in the same task, before the block is
@@ -54,8 +37,8 @@ class Stream(AsyncIterator[T], Generic[T]):
     Operators such as `map` give a new stream and take this one over: it cannot be read by itself any more. Nothing is
     read before the result is.
 
-    When the scope is cancelled or ends, whoever waits for an item does not wait on, in whichever task that is: a task of
-    the scope is cancelled with it, any other one gets `ScopeCancelled` or `StreamClosed`. A loop ends by itself only
+    When the scope is cancelled or ends, whoever waits for an item does not wait on, in whichever task that is: a task
+    of the scope is cancelled with it, any other one gets `ScopeCancelled` or `StreamClosed`. A loop ends by itself only
     where the source has ended.
 
     Example:
@@ -74,20 +57,7 @@ class Stream(AsyncIterator[T], Generic[T]):
         [9]
     """
 
-    __slots__ = ("__anext__", "__weakref__", "_reading")
-
-    if TYPE_CHECKING:
-
-        def __anext__(self) -> Coroutine[Any, Any, T]: ...
-
-    def __init__(self, reading: Reading[T]) -> None:
-        self._reading = reading
-        reading.handle = weakref.ref(self)
-        self.go(reading.step)
-
-    def go(self, step: Callable[[], Awaitable[T]]) -> None:
-        """For the library itself: take the steps like this from now on."""
-        self.__anext__ = step  # type: ignore[method-assign,assignment]  # an attribute, see the top
+    __slots__ = ()
 
     def __aiter__(self) -> Self:
         self._reading.begin_loop()
@@ -130,349 +100,6 @@ class Stream(AsyncIterator[T], Generic[T]):
         """
         await self._reading.aclose()
 
-    # ------------------------------------------------------------------ how operators are made
-
-    def _goes_on(self, change: Callable[[Recipe], Recipe]) -> Stream[Any]:
-        reading: Reading[Any] = self._reading
-        reading.extend(change)
-        return self._replaced_by(Stream(reading))
-
-    def _replaced_by(self, other: Stream[Any]) -> Stream[Any]:
-        moved = functools.partial(_was_moved, self._reading.owner.path, self._reading.label)
-        self.go(moved)
-        return other
-
-    def _through(self, operator: str, stage: Callable[..., AsyncIterator[Any]], *args: Any) -> Stream[Any]:
-        """With a stage that is a generator."""
-        return self._goes_on(lambda recipe: recipe.then(operator, lambda _, source: stage(source, *args)))
-
-    def _joined(self, operator: str, others: tuple[object, ...], build: Any, *, survives: bool = False) -> Stream[Any]:
-        """With other sources beside this one."""
-        recipes = [_recipe_of_other(other, f"s.stream(...).{operator}") for other in others]
-
-        def change(recipe: Recipe) -> Recipe:
-            makes = tuple(each.make for each in (recipe, *recipes))
-            joined = Recipe(
-                recipe.name,
-                recipe.make,
-                tuple(link for each in (recipe, *recipes) for link in each.given),
-                is_restartable=all(each.is_restartable for each in (recipe, *recipes)),
-                is_timed=any(each.is_timed for each in (recipe, *recipes)),
-            )
-            return joined.within(operator, lambda line, _: build(line, makes), survives=survives)
-
-        return self._goes_on(change)
-
-    # ------------------------------------------------------------------ each item
-
-    @overload
-    def map(
-        self, fn: Callable[[T], Coroutine[Any, Any, U]], *, concurrency: int | None = ..., ordered: bool = ...
-    ) -> Stream[U]: ...
-    @overload
-    def map(self, fn: Callable[[T], U], *, concurrency: int | None = ..., ordered: bool = ...) -> Stream[U]: ...
-    def map(self, fn: Callable[[T], Any], *, concurrency: int | None = None, ordered: bool = True) -> Stream[Any]:
-        """What `fn` makes of each item.
-
-        With `concurrency`, that many calls run at once, in tasks of the scope; at most twice as many items are taken from
-        the source and not yet by the reader. The first error cancels the calls after it and waits for them; it is raised
-        bare, behind the results before it. Errors of other calls at that moment are notes on it.
-
-        Args:
-            fn: A plain or async function.
-            concurrency: How many calls at once; by default one, in the reader's own task.
-            ordered: Whether results come in the order of the items (default), or as they are ready.
-
-        Raises:
-            TypeError: `fn` cannot be called, or `concurrency` is no int.
-            ValueError: `concurrency` is below 1.
-
-        Example:
-            >>> import anyio
-            >>> from anyscope import scope
-            >>> async def fetch(page):
-            ...     await anyio.sleep(0.01 / (page + 1))
-            ...     return f"page {page}"
-            >>> async def main():
-            ...     async with scope() as s:
-            ...         print(await s.stream(range(3)).map(fetch, concurrency=2).collect())
-            >>> anyio.run(main)
-            ['page 0', 'page 1', 'page 2']
-        """
-        checks.function("s.stream(...).map", fn)
-        if concurrency is None or checks.whole("concurrency", concurrency, least=1) == 1:
-            return self._through("map", stages.mapped, fn)
-        limit = concurrency
-        return self._goes_on(
-            lambda recipe: recipe.within(
-                "map", lambda line, make: Mapping(line, make, fn, limit, ordered=ordered), survives=True
-            )
-        )
-
-    @overload
-    def filter(self, test: Callable[[T], Coroutine[Any, Any, object]]) -> Stream[T]: ...
-    @overload
-    def filter(self, test: Callable[[T], object]) -> Stream[T]: ...
-    def filter(self, test: Callable[[T], Any]) -> Stream[T]:
-        """The items for which `test`, plain or async, gives something true."""
-        checks.function("s.stream(...).filter", test)
-        return self._through("filter", stages.filtered, test)
-
-    def tap(self, fn: Callable[[T], object]) -> Stream[T]:
-        """The same items, after `fn`, plain or async, was called with each."""
-        checks.function("s.stream(...).tap", fn)
-        return self._through("tap", stages.tapped, fn)
-
-    @overload
-    def flat_map(self, fn: Callable[[T], AsyncIterable[U]]) -> Stream[U]: ...
-    @overload
-    def flat_map(self, fn: Callable[[T], Iterable[U]]) -> Stream[U]: ...
-    @overload
-    def flat_map(self, fn: Callable[[T], Coroutine[Any, Any, Iterable[U]]]) -> Stream[U]: ...
-    def flat_map(self, fn: Callable[[T], Any]) -> Stream[Any]:
-        """The items of the iterables, async or plain, that `fn` makes of each item, one after the other."""
-        checks.function("s.stream(...).flat_map", fn)
-        return self._goes_on(
-            lambda recipe: recipe.then("flat_map", lambda line, source: stages.flat_mapped(line, source, fn))
-        )
-
-    @overload
-    def scan(self, fn: Callable[[S, T], Coroutine[Any, Any, S]], initial: S) -> Stream[S]: ...
-    @overload
-    def scan(self, fn: Callable[[S, T], S], initial: S) -> Stream[S]: ...
-    def scan(self, fn: Callable[[Any, T], Any], initial: Any) -> Stream[Any]:
-        """The states after each item: `fn(state, item)`, plain or async, gives the next one."""
-        checks.function("s.stream(...).scan", fn)
-        return self._through("scan", stages.scanned, fn, initial)
-
-    def enumerate(self, start: int = 0) -> Stream[tuple[int, T]]:
-        """Pairs of a number, counted from `start`, and the item."""
-        return self._through("enumerate", stages.enumerated, start)
-
-    def pairwise(self) -> Stream[tuple[T, T]]:
-        """Pairs of each item and the one after it."""
-        return self._through("pairwise", stages.paired)
-
-    # ------------------------------------------------------------------ which items
-
-    def take(self, count: int) -> Stream[T]:
-        """The first `count` items; no more are read, and the source is closed after them."""
-        number = checks.whole("count", count, least=0)
-        return self._goes_on(lambda recipe: recipe.within("take", lambda line, make: stages.taken(line, make, number)))
-
-    @overload
-    def take_while(self, test: Callable[[T], Coroutine[Any, Any, object]]) -> Stream[T]: ...
-    @overload
-    def take_while(self, test: Callable[[T], object]) -> Stream[T]: ...
-    def take_while(self, test: Callable[[T], Any]) -> Stream[T]:
-        """The items before the first that does not pass `test`, plain or async; then the source is closed."""
-        checks.function("s.stream(...).take_while", test)
-        return self._goes_on(
-            lambda recipe: recipe.within("take_while", lambda line, make: stages.taken_while(line, make, test))
-        )
-
-    def skip(self, count: int) -> Stream[T]:
-        """All but the first `count` items."""
-        return self._through("skip", stages.skipped, checks.whole("count", count, least=0))
-
-    @overload
-    def skip_while(self, test: Callable[[T], Coroutine[Any, Any, object]]) -> Stream[T]: ...
-    @overload
-    def skip_while(self, test: Callable[[T], object]) -> Stream[T]: ...
-    def skip_while(self, test: Callable[[T], Any]) -> Stream[T]:
-        """The items from the first on that does not pass `test`, plain or async."""
-        checks.function("s.stream(...).skip_while", test)
-        return self._through("skip_while", stages.skipped_while, test)
-
-    def distinct(self, key: Callable[[T], Hashable] | None = None, *, most: int | None = _MOST_DISTINCT) -> Stream[T]:
-        """Each item only once.
-
-        Args:
-            key: What of an item to compare; by default itself, which must be hashable.
-            most: How many different ones may be remembered, default 100,000; `None` for no bound.
-
-        Raises:
-            OverflowError: While it is read: there were more different items than `most`.
-        """
-        if most is not None:
-            checks.whole("most", most, least=1)
-        return self._through("distinct", stages.distinct, key, most)
-
-    # ------------------------------------------------------------------ batches, buffers, time
-
-    def batch(self, size: int, *, within: float | None = None) -> Stream[list[T]]:
-        """Lists of `size` items; the last one, and one before an error, may be shorter, but none is empty.
-
-        Args:
-            size: How many items.
-            within: Seconds after its first item in which a batch is given even if it is not full; the source is read in a
-                task of its own then, up to `size` items ahead.
-        """
-        number = checks.whole("size", size, least=1)
-        if within is None:
-            return self._through("batch", stages.batched, number)
-        bound = checks.seconds("within", within)
-
-        def build(line: Line, make: Any) -> AsyncIterator[list[T]]:
-            return Batched(line.add(Stamped(line, make, number)), number, bound)
-
-        return self._goes_on(lambda recipe: recipe.within("batch", build, survives=True))
-
-    def buffer(self, size: int, *, overflow: Overflow = "wait") -> Stream[T]:
-        """Read up to `size` items ahead, in a task of the scope.
-
-        Args:
-            size: How many items.
-            overflow: What to do when there is no room: `wait` (default), `drop_oldest` of those that lie there, or
-                `drop_newest`, the one that has just come.
-        """
-        number = checks.whole("size", size, least=1)
-        checks.word("overflow", overflow, "wait", "drop_oldest", "drop_newest")
-        return self._goes_on(
-            lambda recipe: recipe.within(
-                "buffer", lambda line, make: Buffer(line, make, number, overflow), survives=True
-            )
-        )
-
-    def throttle(self, count: int, *, per: float = 1.0) -> Stream[T]:
-        """At most `count` items in any `per` seconds; none is lost, the source is read as slowly."""
-        number = checks.whole("count", count, least=1)
-        return self._through("throttle", throttled, number, checks.seconds("per", per))
-
-    def debounce(self, quiet: float) -> Stream[T]:
-        """Only items that no other one follows within `quiet` seconds, and the last; read in a task of the scope."""
-        bound = checks.seconds("quiet", quiet)
-
-        def build(line: Line, make: Any) -> AsyncIterator[T]:
-            return Debounced(line.add(Stamped(line, make, 1, "drop_oldest")), bound)
-
-        return self._goes_on(lambda recipe: recipe.within("debounce", build, survives=True))
-
-    def timeout(self, seconds: float) -> Stream[T]:
-        """The same items; waiting for one for longer than `seconds` raises `StreamTimeout`, then and at each further step.
-
-        The time that the reader takes between two items does not count.
-        """
-        return self.timed(total=None, per_item=checks.seconds("seconds", seconds))
-
-    def timed(self, *, total: float | None, per_item: float | None, operator: str = "timeout") -> Stream[T]:
-        """For the library itself: with bounds that are checked."""
-
-        def change(recipe: Recipe) -> Recipe:
-            def build(line: Line, make: Any) -> AsyncIterator[T]:
-                return Timed(line, make, total=total, per_item=per_item, survives=recipe.survives)
-
-            timed = recipe.within(operator, build, survives=recipe.survives)
-            return Recipe(timed.name, timed.make, timed.given, timed.is_restartable, timed.survives, is_timed=True)
-
-        return self._goes_on(change)
-
-    # ------------------------------------------------------------------ errors
-
-    def retry(self, times: int, *, on: Errors = Exception, pause: float = 0.0, max_pause: float = 60.0) -> Stream[T]:
-        """Begin again after an error, from the first item on.
-
-        The source must be one that can be read again: a function that makes an iterable, or an iterable such as a list
-        that is no iterator.
-
-        Args:
-            times: How often.
-            on: After which errors.
-            pause: Seconds before it begins again, doubled each time.
-            max_pause: The longest pause.
-
-        Raises:
-            TypeError: The source cannot be read again.
-        """
-        number, classes = checks.whole("times", times, least=1), checks.errors("on", on)
-        first, longest = (checks.seconds(name, value, positive=False) for name, value in
-                          (("pause", pause), ("max_pause", max_pause)))  # fmt: skip
-        if not self._reading.recipe.is_restartable:
-            raise TypeError(
-                f"stream {self._reading.full_label} cannot begin again: its source is an iterator, or has been read from\n"
-                "Right: s.stream(read_lines).retry(3)   with the function that makes it, not s.stream(read_lines())"
-            )
-
-        def build(line: Line, make: Any) -> AsyncIterator[T]:
-            return retried(line, make, number, classes, first, longest)
-
-        return self._goes_on(lambda recipe: recipe.within("retry", build))
-
-    @overload
-    def catch(self, handler: Callable[[Exception], None], *, on: Errors = ...) -> Stream[T]: ...
-    @overload
-    def catch(
-        self, handler: Callable[[Exception], AsyncIterable[U] | Iterable[U] | None], *, on: Errors = ...
-    ) -> Stream[T | U]: ...
-    def catch(self, handler: Callable[[Exception], Any], *, on: Errors = Exception) -> Stream[Any]:
-        """After an error go on with the items of what `handler(error)` gives, or end where that is `None`."""
-        checks.function("s.stream(...).catch", handler)
-        classes = checks.errors("on", on)
-        return self._goes_on(
-            lambda recipe: recipe.then("catch", lambda line, source: caught(line, source, handler, classes))
-        )
-
-    # ------------------------------------------------------------------ several streams
-
-    def merge(self, *others: AsyncIterable[U] | Iterable[U], buffer: int = 16, halt: Halt = "all") -> Stream[T | U]:
-        """The items of this and of other sources as they come, each source in a task of the scope.
-
-        The first error ends it: the other sources are closed, and it is raised bare, errors of others at that moment as
-        notes on it.
-
-        Args:
-            *others: Streams or other iterables.
-            buffer: How many items are read ahead, beside one for each source. Default 16.
-            halt: Whether it ends when `all` have ended (default) or with the first (`any`).
-        """
-        most = checks.whole("buffer", buffer, least=1)
-        checks.word("halt", halt, "all", "any")
-        return self._joined("merge", others, lambda line, makes: Merged(line, makes, most, halt), survives=True)
-
-    @overload
-    def zip(self, other: AsyncIterable[U] | Iterable[U], /, *, strict: bool = ...) -> Stream[tuple[T, U]]: ...
-    @overload
-    def zip(
-        self, other: AsyncIterable[U] | Iterable[U], another: AsyncIterable[V] | Iterable[V], /, *, strict: bool = ...
-    ) -> Stream[tuple[T, U, V]]: ...
-    @overload
-    def zip(self, *others: AsyncIterable[Any] | Iterable[Any], strict: bool = ...) -> Stream[tuple[Any, ...]]: ...
-    def zip(self, *others: Any, strict: bool = False) -> Stream[Any]:
-        """Tuples of one item of each, until the first has ended.
-
-        Args:
-            *others: Streams or other iterables.
-            strict: Whether it is an error (`ValueError`) if others have more items. Default false.
-        """
-        return self._joined("zip", others, lambda line, makes: stages.zipped(line, makes, strict=strict))
-
-    def chain(self, *others: AsyncIterable[U] | Iterable[U]) -> Stream[T | U]:
-        """The items of this one, then those of the next, and so on."""
-        return self._joined("chain", others, stages.chained)
-
-    def broadcast(self, count: int, *, buffer: int = 16, overflow: Overflow = "wait") -> tuple[Stream[T], ...]:
-        """Several streams with the same items; the source is read once, in a task of the scope.
-
-        A reader that has left holds up no other one; after the last the source is closed.
-
-        Args:
-            count: How many streams.
-            buffer: How many items may lie ready for each. Default 16.
-            overflow: What to do for a reader that has no room: let all `wait` (default), or `drop_oldest` or
-                `drop_newest` for that one.
-        """
-        number, most = checks.whole("count", count, least=1), checks.whole("buffer", buffer, least=1)
-        checks.word("overflow", overflow, "wait", "drop_oldest", "drop_newest")
-        owner = self._reading.owner
-        label = self._reading.full_label
-        recipe = self._reading.give_up()
-        fan = Fan(Line(owner, label), recipe.make, number, most, overflow)
-        self._replaced_by(self)
-        return tuple(
-            Stream(Reading(owner, Recipe(f"{recipe.name}.broadcast", _giver(outlet), (outlet,), survives=True)))
-            for outlet in tuple(fan.outlets)
-        )
-
     # ------------------------------------------------------------------ sinks
 
     async def collect(self) -> list[T]:
@@ -488,7 +115,7 @@ class Stream(AsyncIterator[T], Generic[T]):
         """The state after all items: `fn(state, item)`, plain or async, gives the next one."""
         state = initial
         async with self.scan(fn, initial) as states:
-            async for state in states:
+            async for state in states:  # noqa: B007  the last one is the result
                 pass
         return state
 
@@ -539,29 +166,6 @@ class Stream(AsyncIterator[T], Generic[T]):
                 pass
 
 
-async def _was_moved(path: str, label: str) -> Any:
-    raise ScopeMisuse(
-        path=path,
-        problem=f"stream {label} was read after an operator had taken it over",
-        remedy="Right: read what the operator gave: stream = s.stream(...).map(...)",
-    )
-
-
-def _giver(outlet: AsyncIterator[Any]) -> Callable[[Line], AsyncIterator[Any]]:
-    return lambda line: line.add(outlet)
-
-
-def _recipe_of_other(other: object, call: str) -> Recipe:
-    if isinstance(other, Stream):
-        stream: Stream[Any] = other
-        return _given_up(stream)
-    return recipe_of(other, call)
-
-
-def _given_up(stream: Stream[Any]) -> Recipe:
-    return stream._reading.give_up()  # noqa: SLF001  a function of this module
-
-
 def open_stream(
     owner: Owner,
     source: object,
@@ -581,4 +185,4 @@ def open_stream(
     stream: Stream[Any] = Stream(Reading(owner, recipe))
     if total is None and per_item is None:
         return stream
-    return stream.timed(total=total, per_item=per_item, operator="")
+    return stream.timed(total, per_item, "")

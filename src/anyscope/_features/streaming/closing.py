@@ -1,0 +1,336 @@
+"""How a stream is closed, and what interrupts those who read it.
+
+    new -> open -> closing -> closed
+
+A stream object is only a handle. What has to outlive it is here: dropping the handle (`break`) must close the source,
+in a task of the scope and not in an orphan of the garbage collector. So the scope knows it, as a daemon: one that it
+does not wait for but ends.
+
+A line is closed once, and never while a step is under way: by the reader (`async with`), by a task of the scope (a
+dropped handle), or as a clean-up of the scope that ends.
+
+Rejected: closing in `__del__`, which runs in any thread, at any moment. It only asks the loop to have it done.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import anyio
+
+from ..._lifetime.backend import running_task, soon_caller
+from ..._lifetime.cleanup import CleanUp, run_clean_up
+from ..._lifetime.place import Place, stand_in
+from ..._lifetime.start import Start
+from ..._lifetime.watching import WATCHERS, tell
+from ..._vocabulary.errors import CloseTimeout, ScopeCancelled, StreamClosed
+from .line import Line, Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..._lifetime.owner import Owner
+
+State: TypeAlias = Literal["new", "open", "closing", "closed"]
+
+
+class StreamPlace(Place):
+    """Where the code of a stream runs in a task of the scope: the scope ends that, and does not wait for it."""
+
+    @property
+    def is_kept(self) -> bool:
+        """The closing scope does not wait for what is done in it."""
+        return True
+
+    @property
+    def is_sheltered(self) -> bool:
+        """It is cancelled along with its scope."""
+        return False
+
+
+class Held(ABC):
+    """A stream in the hands of its scope.
+
+    Args:
+        owner: The scope's owner.
+        recipe: What is read.
+
+    Attributes:
+        recipe: What is read, or was. Written by the reading.
+        index: Its number in the scope.
+        state: How far it is.
+        handle: Gives the stream object that reads it, weakly; it writes this.
+        line: What was made from the recipe; `None` until the first step. Written by the reading.
+        reader: The native task that takes the steps. Written by the reading.
+        is_guarded: Whether steps of that reader are guarded. Written by the reading.
+        is_stepping: Whether a step is under way that is not taken directly. Written by the reading.
+        is_left: Whether to close as soon as the step that is under way is over.
+        step_scope: The scope of the step under way, if there is one. Written by the reading.
+        why: What each further step raises.
+        enclosing: A scope that could not be left, see `stepping`; it is, when the source has been closed.
+        _spawned: Whether a task was started to close it; `_has_begun` whether that has begun.
+        _closed: Set when it is closed; made by who waits for that.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_closed",
+        "_has_begun",
+        "_run_soon",
+        "_spawned",
+        "_unlisten",
+        "enclosing",
+        "handle",
+        "index",
+        "is_guarded",
+        "is_left",
+        "is_stepping",
+        "line",
+        "owner",
+        "reader",
+        "recipe",
+        "state",
+        "step_scope",
+        "why",
+    )
+
+    def __init__(self, owner: Owner, recipe: Recipe) -> None:
+        self.owner: Owner = owner
+        self.recipe: Recipe = recipe
+        self.index: int = owner.next_index()
+        self.state: State = "new"
+        self.handle: Callable[[], Any] = _nobody
+        self.line: Line | None = None
+        self.reader: object = None
+        self.is_guarded = self.is_stepping = self.is_left = False
+        self.step_scope: anyio.CancelScope | None = None
+        self.why: Exception | None = None
+        self.enclosing: anyio.CancelScope | None = None
+        self._spawned = self._has_begun = False
+        self._closed: anyio.Event | None = None
+        self._run_soon = soon_caller()
+        self._unlisten = owner.listeners.add(self._scope_was_cancelled)
+        if owner.cancelled:
+            self._scope_was_cancelled(owner.cancel_reason)
+        owner.works.join_daemon(self)
+        if WATCHERS:
+            tell("streaming", owner, self)
+
+    # ------------------------------------------------------------------ what it is called
+
+    @property
+    def name(self) -> str:
+        """The source and its operators, such as `read_lines.map.filter`."""
+        return self.recipe.name
+
+    @property
+    def label(self) -> str:
+        """Its name and number, such as `read_lines.map (#3)`."""
+        return f"{self.recipe.name} (#{self.index})"
+
+    @property
+    def full_label(self) -> str:
+        """Its name, number and scope, such as `read_lines.map (#3) of app`."""
+        return f"{self.label} of {self.owner.path}"
+
+    # ------------------------------------------------------------------ interruptions
+
+    @abstractmethod
+    async def step(self) -> Any:
+        """The next item."""
+
+    def _scope_was_cancelled(self, reason: object) -> None:
+        self.why = self.why or ScopeCancelled(path=self.owner.path, action=f"stream {self.label}", reason=reason)
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        """Cut a guarded step, and have a direct reader ask here before the next one."""
+        if self.step_scope is not None and self.is_guarded:
+            self.step_scope.cancel()
+        handle = self.handle()
+        if handle is not None:
+            handle.go(self.step)
+
+    def cancel(self, reason: object = None) -> None:
+        """Its scope has ended, and all who could read it there: close it, if need be after the step under way."""
+        if self.state in ("closing", "closed"):
+            return
+        self.why = self.why or self.closed_error("its scope has ended")
+        self._interrupt()
+        if self.is_stepping:
+            self.is_left = True
+        else:
+            self._push()
+
+    def leave(self) -> None:
+        """Have the scope close it."""
+        if self.state in ("closing", "closed"):
+            return
+        if self.owner.phase == "closing":
+            self._push()
+        else:
+            self._spawn()
+
+    def _push(self) -> None:
+        """Close it as a clean-up of the scope, which waits for it, bounds it, and tells what it raises."""
+        self.state = "closing"
+        self.owner.push(self.name, self._close_at_last, kind="stream")
+        self._part()
+
+    async def _close_at_last(self) -> None:
+        try:
+            await self._close_line()
+        finally:
+            self._finish()
+
+    @property
+    def is_unborn(self) -> bool:
+        """Whether the task that is to close it was given to the backend and has not begun."""
+        return self._spawned and not self._has_begun and self.state == "closing"
+
+    def abandon(self) -> None:
+        """The backend has dropped that task: the scope closes it then."""
+        self._has_begun = True
+        self._push()
+
+    # ------------------------------------------------------------------ closing
+
+    def was_dropped(self, handle: object) -> None:
+        """The handle is going; called by its `__del__`, in any thread and at any moment."""
+        if self.state not in ("new", "open") or self.handle() is not handle:
+            return
+        if self._has_nothing_to_close() and self.owner.phase in ("open", "draining"):
+            self.state = "closed"
+            self._unlisten()
+            self.owner.works.forget(self)
+        else:
+            with suppress(RuntimeError):  # the loop has ended, and with it the scope
+                self._run_soon(self._close_soon)
+
+    def _has_nothing_to_close(self) -> bool:
+        if self.is_stepping or threading.get_ident() != self.owner.listeners.thread:
+            return False
+        if self.line is None:
+            return not self.recipe.given
+        return self.line.has_ended and not self.line.is_running
+
+    def _close_soon(self) -> None:
+        """Close it in a task of the scope; called by the loop."""
+        if self.is_stepping or (self.line is not None and self.line.is_running):
+            self.is_left = True  # `await anext(s.stream(...))`: nobody holds the handle
+        else:
+            self.leave()
+
+    def _spawn(self) -> None:
+        self.state = "closing"
+        self._spawned = True
+        context = None if self.owner.context is None else self.owner.context.copy()
+        _ = self.owner.spawn(Start(self._close_in_task), f"closing stream {self.full_label}", context)
+
+    async def _close_in_task(self) -> None:
+        if self._has_begun:
+            return  # taken for lost, see `abandon`
+        self._has_begun = True
+        owner = self.owner
+        stand_in(StreamPlace(owner))
+        step = CleanUp(self.index, self.name, self._close_line, (), "stream")
+        end = await run_clean_up(step, path=owner.path, bound=owner.close_timeout)
+        if end.error is not None:
+            self.report(end.error)
+        if end.fatal is not None:
+            owner.end_for(end.fatal)
+        self.forget()
+
+    async def _close_line(self) -> None:
+        await self._line_to_close().aclose()
+
+    def _line_to_close(self) -> Line:
+        if self.line is None:
+            self.line = Line(self.owner, self.full_label)
+            self.line.links.extend(self.recipe.given)
+        return self.line
+
+    async def aclose(self) -> None:
+        """Close it in this task, or wait for whoever does."""
+        if self.state == "closed":
+            return
+        self.why = self.why or self.closed_error("it was closed")
+        self._interrupt()
+        if self.state == "closing" or self._is_read_elsewhere():
+            self.is_left = True
+            await self._until_closed()
+            return
+        self.state = "closing"
+        try:
+            await self._close_here()
+        finally:
+            self.forget()
+
+    def _is_read_elsewhere(self) -> bool:
+        if self.is_stepping:
+            return True
+        return self.line is not None and self.line.is_running and self.reader is not running_task()
+
+    async def _until_closed(self) -> None:
+        if self._closed is None:
+            self._closed = anyio.Event()
+        await self._closed.wait()
+
+    async def _close_here(self) -> None:
+        """Close it in the reader's task; shielded and bounded where that is being cancelled.
+
+        Where it is not, no scope of ours is around it: the source may hold one of its own.
+        """
+        line, scope = self._line_to_close(), self.enclosing
+        if anyio.current_effective_deadline() != -math.inf:
+            try:
+                await line.aclose()
+            finally:
+                if scope is not None:
+                    scope.__exit__(None, None, None)
+            return
+        bound = self.owner.close_timeout
+        if scope is None:
+            scope = anyio.CancelScope().__enter__()
+        scope.shield = True
+        scope.deadline = math.inf if bound is None else anyio.current_time() + bound
+        try:
+            await line.aclose()
+        except BaseException as error:  # noqa: ASYNC103  the scope may absorb it
+            if not scope.__exit__(type(error), error, error.__traceback__):
+                raise
+        else:
+            scope.__exit__(None, None, None)
+        if scope.cancelled_caught:
+            assert bound is not None
+            self.report(CloseTimeout(path=self.owner.path, step=f"stream {self.label}", limit=bound))
+
+    def report(self, error: Exception) -> None:
+        """An error that leaves the scope at its end."""
+        self.owner.report(error, self.owner.next_index(), f"in stream {self.full_label}")
+
+    def forget(self) -> None:
+        """It is closed."""
+        self._part()
+        self._finish()
+
+    def _part(self) -> None:
+        """It is no daemon of the scope any more."""
+        self._unlisten()
+        self.owner.works.part(self)
+
+    def _finish(self) -> None:
+        self.state = "closed"
+        if self._closed is not None:
+            self._closed.set()
+
+    def closed_error(self, problem: str) -> StreamClosed:
+        return StreamClosed(stream=self.full_label, problem=problem)
+
+
+def _nobody() -> None:
+    """There is no handle."""
