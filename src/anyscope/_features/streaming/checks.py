@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
 from ..._vocabulary.options import check_seconds, require_callable
 
@@ -77,4 +77,4 @@ def _is_error(value: object) -> TypeGuard[type[Exception]]:
 
 
 def _are_errors(value: object) -> TypeGuard[tuple[type[Exception], ...]]:
-    return isinstance(value, tuple) and bool(value) and all(map(_is_error, value))
+    return isinstance(value, tuple) and value != () and all(map(_is_error, cast("tuple[object, ...]", value)))
