@@ -1,8 +1,8 @@
 """A large file, line by line, through parse, filter and batch into SQLite: memory stays flat, and a stop loses nothing.
 
 Run it with `python benchmarks/large_file.py [--megabytes 1024] [--backend trio]`. It makes the file from the sources of
-the standard library, repeated; streams it into a database; does that again and cancels in the middle; and prints the time,
-the peak of memory, and what the database holds. It fails where a promise is broken.
+the standard library, repeated; streams it into a database; does that again and cancels in the middle; and prints the
+time, the peak of memory, and what the database holds. It fails where a promise is broken.
 """
 
 from __future__ import annotations
