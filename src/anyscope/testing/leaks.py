@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
 import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint
 
+from .._features.polling.pilot import is_pilot
 from .._features.pooling.pool import is_pool, stock_of, task_names
 from .._features.service import Service
 from .._features.task import Task
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from .._lifetime.branch import Branch
     from ._spawns import Spawn
 
-Kind: TypeAlias = Literal["scope", "service", "context manager", "pool", "clean-up", "task", "resource"]
+Kind: TypeAlias = Literal["scope", "service", "context manager", "pool", "poll", "clean-up", "task", "resource"]
 
 TURNS = 50
 """How many turns of the event loop something has to end by itself: a cancelled task needs a few."""
@@ -47,7 +48,7 @@ TURNS = 50
 UNTOLD = (None, None, "")
 _KINDS: dict[str, Kind] = {"service": "service", "entered": "context manager", "pool": "pool"}
 _MADE: dict[Kind, str] = {
-    "scope": "entered", "service": "made", "context manager": "entered", "pool": "opened", "clean-up": "registered",
+    "scope": "entered", "service": "made", "context manager": "entered", "pool": "opened", "poll": "started", "clean-up": "registered",
     "task": "started", "resource": "acquired",
 }  # fmt: skip
 _REMEDIES: dict[Kind, str] = {
@@ -55,6 +56,7 @@ _REMEDIES: dict[Kind, str] = {
     "task": "Right: start it in a scope or task group that ends before the check, or cancel it and wait for it",
     "context manager": "Right: enter what is needed for the block in a scope of the block",
     "pool": "Right: make what is needed for the block in a scope of the block",
+    "poll": "Right: start it in a scope of the block, or poll.stop() it before the check ends",
     "resource": "Right: async with pool.acquire() as it: ...   which gives it back",
 }
 
@@ -67,7 +69,7 @@ class Leak:
     """One thing that was left behind.
 
     Attributes:
-        kind: `scope`, `service`, `context manager`, `pool`, `clean-up`, `task`, or `resource` of a pool.
+        kind: `scope`, `service`, `context manager`, `pool`, `poll`, `clean-up`, `task`, or `resource` of a pool.
         name: What it is called.
         path: The path of the scope that it is or belongs to; empty for a task of no scope.
         place: Where it was made, such as `app.py:12 in main`; empty where that is not known.
@@ -288,6 +290,8 @@ class Recorder:
                 _, _, place = self._things.get(id(work), UNTOLD)
                 if isinstance(work, Task):
                     found[id(work.native)] = (branch, work.label, place)
+                elif is_pilot(work):
+                    found[id(work.native)] = (branch, "", place)
         for branch, thing, place in self._things.values():
             if _is_opening(thing):
                 found[id(thing.native)] = (branch, "" if thing.is_done else thing.label, place)
