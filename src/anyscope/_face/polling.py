@@ -62,11 +62,12 @@ class Polling(Providing):
             jitter: Seconds, up to which each fetch is late by chance; the ticks stay where they are. Default 0.
             timeout: Seconds for each fetch, `None` (default) for any time; one that takes longer is cancelled and has
                 failed with `TaskTimeout`.
-            on_error: After a failure: `"continue"` (default); `"stop"` ends the poll; `"raise"` cancels the scope, which
-                raises `PollFailed`. Or a plain function of the error and the `PollStatus` that gives one of these words.
-            backoff: After the n-th failure in a row the pause is `interval * backoff ** (n - 1)`, counted from its end.
-                Default 2; 1 for the same pause each time. An error with an attribute `retry_after` (seconds) has that
-                pause instead. The next success returns to the ticks.
+            on_error: After a failure: `"continue"` (default); `"stop"` ends the poll; `"raise"` cancels the scope,
+                which raises `PollFailed`. Or a plain function of the error and the `PollStatus` that gives one of these
+                words.
+            backoff: After the n-th failure in a row the pause is `interval * backoff ** (n - 1)`, counted from its
+                end. Default 2; 1 for the same pause each time. An error with an attribute `retry_after` (seconds) has
+                that pause instead. The next success returns to the ticks.
             max_backoff: The longest pause in seconds; default 10 intervals.
             max_failures: After so many in a row the scope is cancelled, and raises `PollFailed`. Default any number.
             until: A plain function; once it says true of a value, that one is delivered and the poll is done.

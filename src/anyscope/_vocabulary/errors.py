@@ -426,8 +426,8 @@ class PoolMisuse(AnyscopeError, RuntimeError):
 class PollFailed(AnyscopeError):
     """A poll was given up because of an error, which is the `__cause__`.
 
-    It leaves the scope where `on_error` is `"raise"` or `max_failures` is reached, and is raised to who waits for a value
-    of a poll that failed in whichever way.
+    It leaves the scope where `on_error` is `"raise"` or `max_failures` is reached, and is raised to who waits for a
+    value of a poll that failed in whichever way.
 
     Attributes:
         poll: The poll and its scope, such as `health of app`.

@@ -17,8 +17,9 @@ class LoggingHooks(Hooks):
 
     What goes well is logged at `level`, a failed task or clean-up at WARNING with its traceback; what fails in a pool
     at WARNING too, without one, for that may happen again and again. Failing fetches of polls are left out: the polls
-    log these themselves, on the logger `anyscope`, with or without hooks. Each record has the attributes `scope` (the path) and `subject` (the name of what it is about), and where something has
-    ended `duration` in seconds and `outcome` (`ok`, `error`, `cancelled`), for formatters that write fields.
+    log these themselves, on the logger `anyscope`, with or without hooks. Each record has the attributes `scope` (the
+    path) and `subject` (the name of what it is about), and where something has ended `duration` in seconds and
+    `outcome` (`ok`, `error`, `cancelled`), for formatters that write fields.
 
     Args:
         logger: Where to log; by default the logger `anyscope.trace`.

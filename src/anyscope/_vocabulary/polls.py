@@ -30,11 +30,11 @@ class PollStatus:
     """A poll at one moment. Times are those of `anyio.current_time()`, durations are seconds.
 
     Attributes:
-        state: `waiting` for the next poll; `polling`, which lasts until `on_value` has ended; `paused`; or how it ended:
-            `stopped`, `failed`, `done`.
+        state: `waiting` for the next poll; `polling`, which lasts until `on_value` has ended; `paused`; or how it
+            ended: `stopped`, `failed`, `done`.
         running: Whether it has not ended; a paused one is running.
-        in_flight: Whether a fetch or its `on_value` is under way. It may be in any state, for one that was stopped takes
-            a while to leave.
+        in_flight: Whether a fetch or its `on_value` is under way. It may be in any state, for one that was stopped
+            takes a while to leave.
         poll_count: Fetches that have begun: those that succeeded, failed, were cut, and the one under way.
         success_count: How many have succeeded.
         error_count: How many have failed.
@@ -93,9 +93,9 @@ class PollSettings:
             TypeError: The user's function gave something else.
             ValueError: Or an impossible number.
         """
-        if isinstance(self.interval, float):
+        if not callable(self.interval):
             return self.interval
-        given = self.interval(status)
+        given: Any = self.interval(status)
         return None if given is None else _interval("what interval(status) gives", given)
 
     def verdict_on(self, error: Exception, status: PollStatus) -> OnError:
@@ -108,7 +108,8 @@ class PollSettings:
             return "raise"
         if not callable(self.on_error):
             return self.on_error
-        return _one_of("what on_error(error, status) gives", self.on_error(error, status), ON_ERROR)
+        verdict: OnError = _one_of("what on_error(error, status) gives", self.on_error(error, status), ON_ERROR)
+        return verdict
 
     def pause_after(self, error: Exception, failures: int, interval: float) -> float:
         """How long to wait after a failure, the last of `failures` in a row."""
@@ -149,7 +150,7 @@ def settings_of(  # noqa: PLR0917  the options of a poll, in the order of its si
     times: Any = interval if callable(interval) else _interval("interval", interval)
     if callable(interval):
         check_callback("interval", interval)
-    made: Any = PollSettings(
+    return PollSettings(
         fetch=_as_is(fetch),
         on_value=_optional_function("on_value", on_value),
         interval=times,
@@ -165,7 +166,6 @@ def settings_of(  # noqa: PLR0917  the options of a poll, in the order of its si
         until=_as_is(until),
         name=name_of(fetch) if name is None else check_name("name", name),
     )
-    return made
 
 
 def require_fetch(fetch: object) -> None:

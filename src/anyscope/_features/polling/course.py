@@ -12,8 +12,8 @@ Rules
     * `stop()` ends the run at once: from then on no value is delivered, neither to `on_value` nor to who waits.
     * Who waits for something remembers the run that was on then. How that ended is what it hears, even if the poll is
       started again before it gets to run.
-    * Whoever asks for a poll (`trigger`) shares the next flight, of whichever cause. One that is under way does not count:
-      what it sees may be older than the question.
+    * Whoever asks for a poll (`trigger`) shares the next flight, of whichever cause. One that is under way does not
+      count: what it sees may be older than the question.
 
 What the user's functions raise here (`interval`, `on_error`) goes to the pilot, which crashes the scope with it.
 """
@@ -187,9 +187,11 @@ class Course(Generic[T]):
             self.timing.begin_after(now, interval)
         self.notify()
 
-    def end(self, state: PollState, reason: str = "", failure: Exception | None = None) -> None:
-        """End the run, unless it is over: cut the fetch, and tell all who wait."""
-        run, flight = self.run, self.flight
+    def end(
+        self, state: PollState, reason: str = "", *, failure: Exception | None = None, run: Run | None = None
+    ) -> None:
+        """End the present run, or `run`, unless it is over: cut the fetch, and tell all who wait."""
+        run, flight = run or self.run, self.flight
         if run.state is not None:
             return
         run.state, run.reason, run.failure, run.failures = state, reason, failure, self.tally.streak
@@ -281,31 +283,32 @@ class Course(Generic[T]):
         Raises:
             PollFailed: The policy is to crash the scope.
         """
-        outcome = flight.outcome
-        if outcome is None or flight.is_void:
-            return
-        error = outcome.pair()[0]
-        if error is not None:
-            self._judge(flight, error)
-        elif self.settings.until is not None and self.settings.until(outcome.unwrap()) and not flight.is_void:
-            self.end("done", "what it waited for has come")
-        interval = None if flight.is_void else self.settings.interval_after(self.status())
         if flight.is_void:
             return
-        if interval is None:
-            self.end("done", "its interval has become None")
-        else:
-            self.tally.skip(self._plan(interval, error))
+        assert flight.outcome is not None
+        error = flight.outcome.pair()[0]
+        if error is not None:
+            self._judge(flight, error)
+        elif self.settings.until is not None and self.settings.until(flight.outcome.unwrap()):
+            self.end("done", "what it waited for has come", run=flight.run)
+        self._plan(flight, error)
 
     def _judge(self, flight: Flight[T], error: Exception) -> None:
         verdict = self.settings.verdict_on(error, self.status())
-        if verdict == "continue" or flight.is_void:
+        if verdict == "continue":
             return
-        self.end("failed", failure=error)
-        if verdict == "raise":
+        self.end("failed", failure=error, run=flight.run)
+        if verdict == "raise" and flight.run.failure is error:
             raise self._failure_of(flight.run)
 
-    def _plan(self, interval: float, error: Exception | None) -> int:
+    def _plan(self, flight: Flight[T], error: Exception | None) -> None:
+        interval = None if flight.is_void else self.settings.interval_after(self.status())
+        if interval is None:
+            self.end("done", "its interval has become None", run=flight.run)
+        elif self.is_on and self.run is flight.run:
+            self.tally.skip(self._land(interval, error))
+
+    def _land(self, interval: float, error: Exception | None) -> int:
         now = self.now()
         if error is None:
             return self.timing.land(now, interval)
@@ -316,7 +319,7 @@ class Course(Generic[T]):
         """Nothing of a flight is under way any more; `failure` is what one of the user's other functions raised."""
         self.flight = None
         if failure is not None:
-            self.end("failed", failure=failure)
+            self.end("failed", failure=failure, run=flight.run)
         if flight.ask is not None:
             outcome = flight.outcome
             flight.ask.outcome = Err(failure) if outcome and failure is not None else outcome

@@ -2,15 +2,15 @@
 
     * One task for each poll that runs, and none for one that has ended: a start begins another. A start that comes
       before the old task has left finds it still there, and leaves the new run to it.
-    * It is a daemon of its scope: it does not keep the scope open, goes on while tasks are waited for, which may need its
-      values, and is stopped and waited for before anything is closed. Unlike other daemons it is not shielded: when the
-      scope is cancelled its fetch is cut at once, and nobody is served any more.
+    * It is a daemon of its scope: it does not keep the scope open, goes on while tasks are waited for, which may need
+      its values, and is stopped and waited for before anything is closed. Unlike other daemons it is not shielded: when
+      the scope is cancelled its fetch is cut at once, and nobody is served any more.
     * A timer exists only while it waits.
     * Whatever strikes the task, the course hears of an end, so that nobody waits in vain.
 
-Whether a cancellation is the scope's is told by looking at the scopes around the task when it arrives. If none of them is
-cancelled it was a native one, or that of a future somebody had cancelled: while it waits that changes nothing, as
-there is nobody else to go on; to a fetch it is a failure like any other.
+Whether a cancellation is the scope's is told by looking at the scopes around the task when it arrives. If none of them
+is cancelled it was a native one, or that of a future that somebody had cancelled. While the task waits that changes
+nothing, as there is nobody else to go on; to a fetch it is a failure like any other.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ from ..._lifetime.start import Start
 from ..._lifetime.watching import WATCHERS, tell
 from ..._vocabulary.errors import TaskCancelled, because
 from ..._vocabulary.options import is_coroutine, name_of
+from ..._vocabulary.results import Err
 from ..attempt import NATIVELY, attempt, failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from ..._lifetime.owner import Owner
-    from ..._vocabulary.results import Err, Result
+    from ..._vocabulary.results import Result
     from .course import Course, Flight
 
 T = TypeVar("T")
@@ -104,8 +105,8 @@ class Pilot(Place, Generic[T]):
         self._scope.cancel()
 
     def launch(self) -> None:
-        """Begin the task, unless there is one."""
-        if self._spawned is not None:
+        """Begin the task, unless there is one, or nothing to do."""
+        if self._spawned is not None or not self.course.is_on:
             return
         if WATCHERS:
             tell("polling", self._owner, self)
@@ -152,7 +153,7 @@ class Pilot(Place, Generic[T]):
         except anyio.get_cancelled_exc_class():  # noqa: ASYNC103  see the top
             if _is_cancelled():
                 raise
-            forget_native_cancellation()  # noqa: ASYNC104  see the top
+            forget_native_cancellation()
 
     def _leave(self) -> None:
         self._spawned = None
@@ -207,16 +208,14 @@ class Pilot(Place, Generic[T]):
             return None  # a hook has stopped it
         settings = self.course.settings
         made = _called(settings.fetch)
-        if not is_coroutine(made):
+        if isinstance(made, Err):
             return made
         outcome: Result[T] | None = None
         try:
             with flight.scope:
                 outcome = await attempt(made, settings.timeout, self.course.label)
         except BaseException as raised:  # noqa: ASYNC103  sorted out, then told or raised
-            error = self._understood(raised)
-            is_cut = flight.is_void and isinstance(error, TaskCancelled)
-            outcome = None if is_cut else failed(error)
+            outcome = failed(self._understood(raised))
         return outcome
 
     async def _deliver(self, on_value: Callable[[Any], object], value: T) -> None:
@@ -226,9 +225,9 @@ class Pilot(Place, Generic[T]):
                 await made
         except BaseException as raised:
             error = self._understood(raised)
-            if error is raised:
-                raise
-            raise error from None
+            if error is not raised:
+                raise error from None  # noqa: ASYNC104  a native cancellation, or an error out of a group
+            raise
 
     def _understood(self, raised: BaseException) -> Exception:
         """The error in what was raised by a function of the user's; it raises what ends the task."""

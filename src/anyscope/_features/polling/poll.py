@@ -48,8 +48,7 @@ class Poll(Generic[T_co]):
         self._course: Course[T_co] = Course(owner, settings)
         self._course.start()
         self._pilot: Pilot[T_co] = Pilot(owner, self._course)
-        if self._course.is_on:
-            self._pilot.launch()
+        self._pilot.launch()
 
     # ------------------------------------------------------------------ what it is
 
@@ -95,8 +94,7 @@ class Poll(Generic[T_co]):
             return
         course.owner.require_open("poll.start", self.name)
         course.start()
-        if course.is_on:
-            self._pilot.launch()
+        self._pilot.launch()
 
     def pause(self) -> None:
         """Poll no more until `resume()`; a fetch that is under way goes on, and `trigger()` works.

@@ -1,8 +1,8 @@
 """When a poll is due: on a grid that never moves, or so long after the end of the last one.
 
-The grid is `origin + k * interval`, multiplied out each time, so that a thousand ticks drift no more than one. Jitter and
-pauses after failures move a single poll and never the grid. An interval that changes (it may be a function) begins a new
-grid at the last tick that was used.
+The grid is `origin + k * interval`, multiplied out each time, so that a thousand ticks drift no more than one. Jitter
+and pauses after failures move a single poll and never the grid. An interval that changes (it may be a function) begins
+a new grid at the last tick that was used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..._vocabulary.polls import PollSettings
 
 TOLERANCE = 1e-6
-"""Seconds by which a tick may have passed without being missed: floats are not exact, and a fetch may take just an interval."""
+"""Seconds that make no difference: a fetch may take just an interval, a pause may end on a tick, and floats round."""
 
 
 class Timing:
@@ -29,16 +29,18 @@ class Timing:
         _origin: Where the grid begins.
         _interval: The distance of its ticks; 0 until it is first known.
         _number: The next tick that nothing has been done about.
+        _begun_at: When the latest poll began.
     """
 
-    __slots__ = ("_interval", "_number", "_origin", "_settings", "due")
+    __slots__ = ("_begun_at", "_interval", "_number", "_origin", "_settings", "due")
 
     def __init__(self, settings: PollSettings) -> None:
         self._settings = settings
         self.due: float = math.inf
-        self._origin = 0.0
-        self._interval = 0.0
-        self._number = 0
+        self._origin: float = 0.0
+        self._interval: float = 0.0
+        self._number: int = 0
+        self._begun_at: float = 0.0
 
     def begin_at_once(self, now: float) -> None:
         """Begin a grid whose first tick is now."""
@@ -52,13 +54,14 @@ class Timing:
 
     def take_off(self, now: float) -> int:
         """A poll begins, for the latest tick that has come if there is one; gives how many more have come."""
-        passed = self._passed(now)
+        self._begun_at = now
+        passed = self._passed(now + TOLERANCE)
         self._number += passed
         return max(passed - 1, 0)
 
     def forget_missed(self, now: float) -> None:
         """Of the ticks that have come, only the latest counts: the others were not wanted."""
-        self._number += max(self._passed(now) - 1, 0)
+        self._number += max(self._passed(now + TOLERANCE) - 1, 0)
 
     def land(self, now: float, interval: float) -> int:
         """A poll has ended, and all went well; gives how many ticks are left out because it took so long."""
@@ -86,6 +89,7 @@ class Timing:
         if interval != self._interval:
             self._origin += (self._number - 1) * self._interval
             self._interval, self._number = interval, 1
+            self._number += self._passed(self._begun_at + TOLERANCE)  # nobody has missed these
         return self._passed(now - TOLERANCE)
 
     def _tick(self) -> float:
