@@ -21,6 +21,7 @@ Missed: TypeAlias = Literal["skip", "run"]
 OnError: TypeAlias = Literal["continue", "stop", "raise"]
 
 ON_ERROR: tuple[OnError, ...] = ("continue", "stop", "raise")
+_ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 LONGEST_BACKOFF = 10
 """The longest pause after failures, in intervals, where `max_backoff` does not say."""
 
@@ -181,15 +182,15 @@ def require_fetch(fetch: object) -> None:
 
 
 def _needed_by(fetch: Any) -> list[str]:
-    """The parameters without which it cannot be called."""
+    """The parameters without which it cannot be called, as one would write them in a call."""
     if type(fetch) is FunctionType and not fetch.__code__.co_argcount and not fetch.__code__.co_kwonlyargcount:
         return []
     try:
         parameters = inspect.signature(fetch).parameters.values()
     except (TypeError, ValueError):
         return []  # written in C, for instance: it will tell itself
-    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [each.name for each in parameters if each.default is each.empty and each.kind not in rest]
+    needed = [each for each in parameters if each.default is each.empty and each.kind not in _ANY_NUMBER]
+    return [f"{each.name}={each.name}" if each.kind is each.KEYWORD_ONLY else each.name for each in needed]
 
 
 def _as_is(value: Any) -> Any:

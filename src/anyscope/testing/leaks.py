@@ -241,7 +241,7 @@ class Recorder:
 
     def _left_polls(self) -> Iterator[Leak]:
         for branch, thing, place in self._things.values():
-            if is_pilot(thing) and thing.course.is_on and thing not in self._polling:
+            if is_pilot(thing) and thing.has_task and thing not in self._polling:
                 yield Leak("poll", thing.label.removeprefix("poll "), branch.path, place)
 
     def _left_resources(self) -> Iterator[Leak]:
@@ -321,7 +321,7 @@ class Recorder:
 
 def _is_over(branch: Branch, thing: object) -> bool:
     if is_pilot(thing):
-        return not thing.course.is_on
+        return not thing.has_task
     return branch.phase == "closed" or (isinstance(thing, Task) and thing.done)
 
 

@@ -89,9 +89,14 @@ class Pilot(Place, Generic[T]):
         return False
 
     @property
+    def has_task(self) -> bool:
+        """Whether its task has not ended."""
+        return self._spawned is not None
+
+    @property
     def is_unborn(self) -> bool:
         """Whether its task was given to the backend and has not begun."""
-        return self._spawned is not None and self.native is None
+        return self.has_task and self.native is None
 
     def abandon(self) -> None:
         """End it: the backend dropped the task before its first step."""
@@ -101,12 +106,12 @@ class Pilot(Place, Generic[T]):
 
     def cancel(self, reason: object = None) -> None:
         """Its scope closes."""
-        self.course.end("stopped", "its scope has ended")
+        self.course.end("stopped", self._why() if self._owner.cancelled else "its scope has ended")
         self._scope.cancel()
 
     def launch(self) -> None:
         """Begin the task, unless there is one, or nothing to do."""
-        if self._spawned is not None or not self.course.is_on:
+        if self.has_task or not self.course.is_on:
             return
         if WATCHERS:
             tell("polling", self._owner, self)
