@@ -15,7 +15,6 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-
 import anyio
 from anyio.lowlevel import checkpoint
 
@@ -90,7 +89,7 @@ class Feed:
         self.busy += 1
 
     def check(self, poll: Poll[int]) -> None:
-        """After the end of the scope: nothing is at work, and the numbers agree."""
+        """After its end: nothing is at work, and the numbers agree."""
         self.is_over = True
         status = poll.status()
         assert self.busy == 0
@@ -100,7 +99,7 @@ class Feed:
         assert status.success_count + status.error_count <= status.poll_count
         assert len(self.values) <= status.success_count
         assert status.time_until_next is None
-        assert not poll._pilot.has_task
+        assert poll._course.owner.phase != "closed" or not poll._pilot.has_task
 
 
 def story(tell: Callable[[Simulation], Awaitable[object]]) -> Scenario:
@@ -112,8 +111,8 @@ def story(tell: Callable[[Simulation], Awaitable[object]]) -> Scenario:
 async def lives(poll: Poll[int]) -> None:
     """It answers, whatever has happened."""
     with anyio.fail_after(60):
+        poll.stop()  # for a fetch may hang
         poll.start()
-        poll.resume()
         while True:
             with suppress(ConnectionRefusedError):
                 await poll.trigger()
@@ -197,8 +196,9 @@ async def stops_and_starts(sim: Simulation) -> None:
 
     async with scope(name="app") as s:
         poll = s.poll(feed.fetch, feed.deliver_slowly, interval=0.01)
-        s.start_soon(disturb)
+        other = s.task(disturb)
         await sim.victim(disturb)
+        await other
         poll.stop()
         begun = len(feed.values)
         await anyio.sleep(0.1)
@@ -215,13 +215,12 @@ async def a_scope_with_polls(sim: Simulation) -> None:
 
     async def victim() -> None:
         async with scope(name="app") as s:
-            for feed in feeds:
-                polls.append(s.poll(feed.fetch, feed.deliver_slowly, interval=0.01))
+            polls.extend(s.poll(feed.fetch, feed.deliver_slowly, interval=0.01) for feed in feeds)
             s.start_soon(polls[1].trigger)
             await anyio.sleep(0.02)
 
     await sim.victim(victim)
-    for feed, poll in zip(feeds, polls, strict=False):
+    for feed, poll in zip(feeds, polls):  # noqa: B905  it may have been cancelled before it made them all
         feed.check(poll)
 
 
@@ -318,14 +317,14 @@ async def those_who_wait_in_foreign_tasks(sim: Simulation) -> None:
     feed = Feed("ok", "hang")
     answers: list[list[object]] = [[], [], []]
 
-    async with anyio.create_task_group() as tg:
-        async with scope(name="app") as s:
-            poll = s.poll(feed.fetch, feed.deliver, interval=0.01)
-            for each in answers[:2]:
-                tg.start_soon(read, poll, each)
-            tg.start_soon(ask, poll, answers[2])
-            await sim.victim(ask, poll, [], 1) if sim.case.number % 2 else await sim.victim(anyio.sleep, 0.02)
-            s.cancel()
+    async with anyio.create_task_group() as tg, scope(name="app") as s:
+        poll = s.poll(feed.fetch, feed.deliver, interval=0.01)
+        for each in answers[:2]:
+            tg.start_soon(read, poll, each)
+        tg.start_soon(ask, poll, answers[2])
+        with anyio.move_on_after(0.02):
+            await sim.victim(ask, poll, [])
+        s.cancel()
     assert all(isinstance(each[-1], (int, PollStopped)) for each in answers if each), answers
     feed.check(poll)
 
@@ -333,11 +332,12 @@ async def those_who_wait_in_foreign_tasks(sim: Simulation) -> None:
 @story
 async def a_poll_of_a_service(sim: Simulation) -> None:
     """V, L1: a service with a poll of its own, asked for by many, of whom some are cancelled."""
-    feed = Feed("slow", "ok")
+    feeds: list[Feed] = []
     polls: list[Poll[int]] = []
 
     async def config() -> Poll[int]:
-        polls.append(current_scope().poll(feed.fetch, feed.deliver, interval=0.01))
+        feeds.append(Feed("slow", "ok"))  # another one where the first was given up
+        polls.append(current_scope().poll(feeds[-1].fetch, feeds[-1].deliver, interval=0.01))
         await polls[-1].next()
         return polls[-1]
 
@@ -352,9 +352,8 @@ async def a_poll_of_a_service(sim: Simulation) -> None:
         if task is not None:
             await task
         for poll in polls:
-            poll.stop()
             await poll.aclose()
-    for poll in polls:
+    for feed, poll in zip(feeds, polls, strict=True):
         feed.check(poll)
 
 
@@ -375,8 +374,7 @@ async def tasks_of_polls_are_cancelled_natively(sim: Simulation) -> None:
 
     async def victim() -> None:
         async with scope(name="app") as s:
-            for feed in feeds:
-                polls.append(s.poll(feed.fetch, feed.deliver, interval=0.01))
+            polls.extend(s.poll(feed.fetch, feed.deliver, interval=0.01) for feed in feeds)
             s.start_soon(stranger)
             s.start_soon(ask, polls[0], answers)
             s.start_soon(read, polls[1], answers)
@@ -384,5 +382,5 @@ async def tasks_of_polls_are_cancelled_natively(sim: Simulation) -> None:
 
     with suppress(BaseExceptionGroup, Exception):
         await sim.victim(victim)
-    for feed, poll in zip(feeds, polls, strict=False):
+    for feed, poll in zip(feeds, polls):  # noqa: B905  it may have been cancelled before it made them all
         feed.check(poll)

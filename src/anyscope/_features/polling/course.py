@@ -21,11 +21,11 @@ What the user's functions raise here (`interval`, `on_error`) goes to the pilot,
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 import anyio
 
-from ..._lifetime.backend import running_clock
+from ..._lifetime.backend import pass_on_cancellation, running_clock
 from ..._vocabulary.errors import PollFailed, PollStopped, because
 from ..._vocabulary.polls import PollStatus
 from ..._vocabulary.results import Err
@@ -350,11 +350,19 @@ class Course(Generic[T]):
 
     # ------------------------------------------------------------------ what it tells
 
-    def refusal(self, run: Run, action: str) -> PollFailed | PollStopped:
-        """The error for who waits for something of a run that is over."""
+    async def refuse(self, run: Run, action: str) -> NoReturn:
+        """Tell who waits for something of a run that is over.
+
+        Not one who is cancelled along with the poll, and merely has not heard of it yet: that is no error of theirs.
+
+        Raises:
+            PollFailed: The run has failed.
+            PollStopped: Or has ended otherwise.
+        """
+        await pass_on_cancellation()
         if run.state == "failed":
-            return self._failure_of(run)
-        return PollStopped(poll=self.label, action=action, reason=run.reason)
+            raise self._failure_of(run)
+        raise PollStopped(poll=self.label, action=action, reason=run.reason)
 
     def _failure_of(self, run: Run) -> PollFailed:
         """The error that says that a run has failed."""

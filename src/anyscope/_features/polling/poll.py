@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from anyio.lowlevel import checkpoint
 
+from ..._lifetime.backend import pass_on_cancellation
 from ..._lifetime.place import beneath, here
 from ..._vocabulary.errors import ScopeMisuse
 from .course import Course
@@ -131,7 +132,7 @@ class Poll(Generic[T_co]):
         self._check_wait("trigger")
         course = self._course
         if not course.is_on:
-            raise course.refusal(course.run, "trigger()")
+            await course.refuse(course.run, "trigger()")
         ask = course.ask()
         ask.waiters += 1
         try:
@@ -142,7 +143,7 @@ class Poll(Generic[T_co]):
             if not ask.waiters:
                 course.withdraw(ask)
         if ask.outcome is None:
-            raise course.refusal(ask.run, "trigger()")
+            await course.refuse(ask.run, "trigger()")
         try:
             return ask.outcome.unwrap()
         finally:
@@ -190,7 +191,7 @@ class Poll(Generic[T_co]):
         while run.state is None and course.version == version:
             await course.until_change()
         if course.version == version:
-            raise course.refusal(run, "next()")
+            await course.refuse(run, "next()")
         return course.value
 
     async def wait_done(self) -> T_co:
@@ -208,7 +209,7 @@ class Poll(Generic[T_co]):
         while run.state is None:
             await self._course.until_change()
         if run.state != "done":
-            raise self._course.refusal(run, "wait_done()")
+            await self._course.refuse(run, "wait_done()")
         return self.latest
 
     def __aiter__(self) -> AsyncIterator[T_co]:
@@ -261,8 +262,9 @@ class Reader(AsyncIterator[T]):
                 self._version = course.version
                 return course.value
             if run.state == "failed":
-                raise course.refusal(run, "async for")
+                await course.refuse(run, "async for")
             if run.state == "done":
                 break
             await course.until_change()
+        await pass_on_cancellation()  # as in `Course.refuse`
         raise StopAsyncIteration
