@@ -182,7 +182,7 @@ async def readers(sim: Simulation) -> None:
 @story
 async def stops_and_starts(sim: Simulation) -> None:
     """L2, L4: never two at a time, however it is stopped and started, with fetches that cannot be cut."""
-    feed = Feed("slow", "shield", "hang", "ok", "shield", "ok")
+    feed = Feed("hang", "shield", "slow", "ok", "shield", "ok")
 
     async def disturb() -> None:
         for _ in range(2):

@@ -522,13 +522,13 @@ async def test_l20_many_polls_are_cheap() -> None:
     """Scale: a task and a timer each at most, made in well under 50 microseconds, left in linear time."""
     async with scope() as s:
         before = len(anyio.get_running_tasks())
-        began = time.perf_counter()
+        began = time.process_time()
         polls = [s.poll(Source(), interval=3600) for _ in range(1000)]
-        made = time.perf_counter() - began
+        made = time.process_time() - began
         await settle()
         assert len(anyio.get_running_tasks()) - before == 1000
-        began = time.perf_counter()
-    left = time.perf_counter() - began
-    assert made / 1000 < 500e-6  # a tenth of that on a machine of its own
+        began = time.process_time()
+    left = time.process_time() - began
+    assert made / 1000 < 500e-6  # generously, for a loaded machine
     assert left / 1000 < 2000e-6
     assert {poll.status().poll_count for poll in polls} == {1}

@@ -909,6 +909,23 @@ async def test_it_sees_its_scope_and_its_tasks_are_the_scopes() -> None:
     assert paths == ["app", "app > inner"]
 
 
+async def test_a_scope_in_a_fetch_is_cancelled_with_it() -> None:
+    """S5, S9: as one in a task, with the reason."""
+    inner: list[Scope] = []
+
+    async def fetch() -> None:
+        async with scope(name="inner") as s:
+            inner.append(s)
+            await anyio.sleep_forever()
+
+    async with scope(name="app") as s:
+        s.poll(fetch, interval=1)
+        await settle()
+        s.cancel("enough")
+        assert (inner[0].cancelled, inner[0].cancel_reason) == (True, "enough")
+    assert inner[0].closed
+
+
 async def test_a_service_may_have_a_poll() -> None:
     """V, L1: it is made in the scope that provides the service, and may use other services."""
     polls: list[Poll[str]] = []

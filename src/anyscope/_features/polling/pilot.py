@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
     from ..._lifetime.owner import Owner
     from ..._vocabulary.results import Result
-    from .course import Course, Flight
+    from .course import Course
+    from .flight import Flight
 
 T = TypeVar("T")
 
