@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
+import weakref
 from datetime import timedelta
 from typing import Any
 
@@ -700,6 +702,73 @@ async def test_mistakes_in_other_functions(options: dict[str, Any], problem: str
     (error,) = leaves(caught.value)
     assert problem in str(error)
     assert (poll.status().state, poll.latest) == ("failed", 1)
+
+
+async def test_an_until_that_gives_a_coroutine() -> None:
+    """L6, S12: it would be true whatever comes of it."""
+    with pytest.raises(ExceptionGroup) as caught:
+        async with scope() as s:
+            s.poll(Source(), interval=1, until=lambda _: anyio.sleep(1))
+            await anyio.sleep_forever()
+    assert [str(error) for error in leaves(caught.value)] == [
+        "until must be a plain function, but gave a coroutine: it is called, never awaited"
+    ]
+
+
+async def test_an_on_value_that_starts_a_task() -> None:
+    """S4: the task is not waited for, and its error is the scope's to tell."""
+
+    async def handle(value: int) -> None:
+        await anyio.sleep(5)
+        raise Refused(f"value {value}")
+
+    source = Source()
+    with pytest.raises(ExceptionGroup) as caught:
+        async with scope() as s:
+            poll = s.poll(source, lambda value: s.task(handle, value), interval=1)
+            await anyio.sleep(1.5)
+            poll.stop()
+    assert source.starts == [0.0, 1.0]
+    assert [str(error) for error in leaves(caught.value)] == ["value 1", "value 2"]
+
+
+async def test_a_poll_behind_a_shield_outlives_the_cancellation_of_a_scope_around() -> None:
+    """S5: what a shield keeps going may wait for a poll."""
+    async with scope(name="app") as s:
+        with anyio.CancelScope(shield=True):
+            async with scope(name="flush") as inner:
+                poll = inner.poll(Source(), interval=1, until=lambda value: value == 3)
+                await settle()
+                s.cancel("enough")
+                assert inner.cancelled
+                assert await poll.wait_done() == 3
+
+
+async def test_nothing_keeps_a_poll_alive() -> None:
+    """Scale: neither the scope nor a ring of references, once it has ended and nobody holds it."""
+    async with app() as s:
+        gc.collect()
+        gc.disable()
+        try:
+            polls = [
+                s.poll(Source(), interval=1, until=bool),
+                s.poll(Source("hang"), interval=1),
+                s.poll(Source("fail"), interval=1),
+                s.poll(Source("fail"), interval=1, on_error="stop"),
+                s.poll(Source(), interval=1),
+            ]
+            await settle()
+            for poll in polls[1:3]:
+                poll.stop()
+            await polls[4].trigger()
+            await polls[4].aclose()
+            await settle()
+            watched = [weakref.ref(each) for each in polls]
+            del polls, poll
+            await settle()
+            assert [each() for each in watched] == [None] * 5
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("answer", [None, True, "retry", RuntimeError("no")])

@@ -9,7 +9,16 @@ from datetime import timedelta
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from .options import check_callback, check_count, check_name, check_seconds, name_of, require_async, require_callable
+from .options import (
+    check_callback,
+    check_count,
+    check_name,
+    check_seconds,
+    is_coroutine,
+    name_of,
+    require_async,
+    require_callable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,8 +54,8 @@ class PollStatus:
         last_duration: How long the last one took that has ended.
         last_success_at: When the last one succeeded.
         last_error: The last error of a fetch.
-        time_until_next: How long until the next one begins; `None` where that is not known: while one is under way,
-            paused, or ended.
+        time_until_next: How long until the next one begins; `None` where that is not known: while one is under way, or
+            the poll is paused and nobody has asked for one, or has ended.
     """
 
     state: PollState
@@ -111,6 +120,18 @@ class PollSettings:
             return self.on_error
         verdict: OnError = _one_of("what on_error(error, status) gives", self.on_error(error, status), ON_ERROR)
         return verdict
+
+    def is_last(self, value: object) -> bool:
+        """Whether the poll is done with that value.
+
+        Raises:
+            TypeError: `until` gave a coroutine, which would be true whatever comes of it.
+        """
+        answer = None if self.until is None else self.until(value)
+        if is_coroutine(answer):
+            answer.close()
+            raise TypeError("until must be a plain function, but gave a coroutine: it is called, never awaited")
+        return bool(answer)
 
     def pause_after(self, error: Exception, failures: int, interval: float) -> float:
         """How long to wait after a failure, the last of `failures` in a row."""

@@ -1,4 +1,4 @@
-"""What a poll does and when: all of it decided here, without a single await.
+"""What a poll does and when: all of it is decided here, and no decision goes across an await.
 
 A poll *runs* from a start to an end; it may be started again, which is another `Run`. A *flight* is one fetch with the
 `on_value` of its value.
@@ -222,7 +222,7 @@ class Course(Generic[T]):
         error = flight.outcome.pair()[0]
         if error is not None:
             self._judge(flight, error)
-        elif self.settings.until is not None and self.settings.until(flight.outcome.unwrap()):
+        elif self.settings.is_last(flight.outcome.unwrap()):
             self.end("done", "what it waited for has come", run=flight.run)
         self._plan(flight, error)
 

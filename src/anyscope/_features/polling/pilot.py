@@ -16,7 +16,6 @@ nothing, as there is nobody else to go on; to a fetch it is a failure like any o
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
 
@@ -227,7 +226,7 @@ class Pilot(Place, Generic[T]):
     async def _deliver(self, on_value: Callable[[Any], object], value: T) -> None:
         try:
             made = on_value(value)
-            if inspect.isawaitable(made):
+            if is_coroutine(made):  # not anything that can be awaited: a Task that it started is the scope's affair
                 await made
         except BaseException as raised:
             error = self._understood(raised)
