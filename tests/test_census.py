@@ -22,14 +22,14 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from anyscope import Err, Ok, Progress, current_scope, scope
+from anyscope import Err, Ok, current_scope, scope
 from anyscope._census import run
 from anyscope._census.count import Counts, count, count_text
-from anyscope._census.database import open_database
+from anyscope._census.database import Database, Outcome, open_database
 from anyscope._census.find import find
 from anyscope._census.options import INSTALLED, Options, UsageError, parse
 from anyscope._census.progress import ProgressLine
-from anyscope._census.record import Census
+from anyscope._census.record import Census, Look
 from anyscope._census.report import plain, reason, report
 
 if sys.version_info < (3, 11):
@@ -85,7 +85,7 @@ def test_it_reports_counts_and_failures(tree: Path, backend: str) -> None:
     assert "\n6 could not be counted\n" in done.stdout
     for name in ("deeper/syntax", "encoding", "gone", "latin", "nested", "null"):
         assert re.search(rf"^    deep/{name}[.]py: .+$", done.stdout.replace(os.sep, "/"), re.MULTILINE)
-    assert done.stderr.splitlines()[-1] == "100 %  8 of 8 files, 6 failed"
+    assert done.stderr.splitlines()[-1] == "8 files, 6 failed"
     assert len(done.stderr.splitlines()) <= 10
     assert "Warning" not in done.stderr
 
@@ -108,12 +108,12 @@ def test_ctrl_c_prints_what_is_known(tmp_path: Path, backend: str) -> None:
         shown = process.stderr.readline()
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=50)
-    assert shown == " 10 %  40 of 400 files\n"
+    assert re.fullmatch(r"\d+ files\n", shown)
     assert process.returncode == 130
-    assert re.search(r"^Stopped by Ctrl-C after [\d.]+ s: what is known of 400 files$", out, re.MULTILINE)
+    assert re.search(r"^Stopped by Ctrl-C after [\d.]+ s: this is what was known by then$", out, re.MULTILINE)
     known = re.search(r"^files +(\d+)$", out, re.MULTILINE)
     assert known is not None
-    assert 40 <= int(known[1]) < 400
+    assert int(shown.split()[0]) <= int(known[1]) < 400
     assert "Traceback" not in errors
 
 
@@ -215,7 +215,7 @@ def test_ctrl_c_where_nothing_watches_for_it(
 
     monkeypatch.setattr(anyio, "run", interrupt)
     assert run.main([str(tmp_path)]) == 130
-    assert re.search(r"Stopped by Ctrl-C after [\d.]+ s: the search for files had not ended", capsys.readouterr().out)
+    assert re.search(r"Stopped by Ctrl-C after [\d.]+ s: this is what was known by then", capsys.readouterr().out)
 
 
 def test_other_errors_are_not_taken_for_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +289,7 @@ def test_each_census_is_added_to_the_database(tree: Path, tmp_path: Path, backen
     for number in (1, 2):
         census = run.take(Options(root=tree, backend=backend, db=db), None)
         assert census.number == number
-    assert rows(db, "SELECT * FROM census") == [(number, str(tree), backend, 2, 6) for number in (1, 2)]
+    assert rows(db, "SELECT * FROM census") == [(number, str(tree), backend, 2, 6, 1) for number in (1, 2)]
     files = [("a.py", 4, 2, 1), (str(Path("deep", "b.py")), 2, 0, 0)]
     assert sorted(rows(db, "SELECT path, lines, functions, classes FROM files WHERE census = 2")) == files
     assert sorted(rows(db, "SELECT kind FROM errors WHERE census = 1")) == sorted(
@@ -320,47 +320,47 @@ def test_an_impossible_database_ends_with_code_2(
 
 
 @BACKENDS
-def test_a_census_that_was_stopped_is_not_written(tree: Path, tmp_path: Path, backend: str) -> None:
-    """The database is there, and has no part of it."""
+def test_a_census_that_was_stopped_is_written_as_far_as_it_came(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole batches, the sums agree with them, and it says that it is not complete."""
+    for number in range(10):
+        (tmp_path / f"{number}.py").write_text(SOURCE, encoding="utf-8")
+    write, written = Database.write, 0
+
+    async def write_and_stop(self: Database, *args: Any, **options: Any) -> None:
+        nonlocal written
+        await write(self, *args, **options)
+        written += 1
+        if written == 2:
+            current_scope().cancel("Ctrl-C")
+
+    monkeypatch.setattr(Database, "write", write_and_stop)
+    monkeypatch.setattr(run, "BATCH", 3)
     db = tmp_path / "census.db"
-
-    def stop(_: Progress) -> None:
-        current_scope().cancel("Ctrl-C")
-
-    census = run.take(Options(root=tree, backend=backend, db=db, concurrency=1), cast("ProgressLine", Stopping(stop)))
-    assert census.stopped == "Ctrl-C"
-    assert census.number is None
-    assert rows(db, "SELECT * FROM census") == rows(db, "SELECT * FROM files") == []
-
-
-class Stopping:
-    """Stands in for a progress line."""
-
-    def __init__(self, stop: Callable[[Progress], None]) -> None:
-        self.stop = stop
-
-    def __call__(self, progress: Progress) -> None:
-        self.stop(progress)
-
-    def clear(self) -> None:
-        """Nothing was shown."""
+    census = run.take(Options(root=tmp_path, backend=backend, db=db, concurrency=1), None)
+    assert (census.stopped, census.is_complete) == ("Ctrl-C", False)
+    assert rows(db, "SELECT files, failed, is_complete FROM census") == [(6, 0, 0)]
+    assert rows(db, "SELECT count(*) FROM files") == [(6,)]
+    assert report(census, Options(root=tmp_path, db=db)).endswith("as census 1, which is not complete\n")
 
 
 async def test_a_write_is_all_or_nothing(tmp_path: Path) -> None:
     """V5: cancelled in the middle it is waited for, and a failing one leaves nothing."""
     db = tmp_path / "census.db"
-    options = Options(root=tmp_path)
-    census = Census(results={tmp_path / f"{number}.py": Ok(Counts(1, 0, 0)) for number in range(1000)})
+    outcomes: list[Outcome] = [(tmp_path / f"{number}.py", Ok(Counts(1, 0, 0))) for number in range(1000)]
     async with scope():
         database = await open_database(str(db))
+        number = await database.begin(Options(root=tmp_path))
         with anyio.CancelScope() as cut:
             cut.cancel()
-            await database.write(census, options)
+            await database.write(number, tmp_path, outcomes)
         written = len(rows(db, "SELECT * FROM files"))
-        assert written == 1000 * len(rows(db, "SELECT * FROM census"))
-        broken = Census(results={tmp_path / "x.py": Ok(cast("Counts", Counts(object(), 0, 0)))})  # type: ignore[arg-type]
+        assert rows(db, "SELECT files FROM census") == [(written,)]
+        assert written in {0, 1000}
+        broken: Outcome = (tmp_path / "x.py", Ok(cast("Counts", Counts(object(), 0, 0))))  # type: ignore[arg-type]
         with pytest.raises(sqlite3.Error):
-            await database.write(broken, options)
+            await database.write(number, tmp_path, [*outcomes, broken])
         assert len(rows(db, "SELECT * FROM files")) == written
 
 
@@ -372,11 +372,12 @@ def test_the_trace_shows_tasks_pools_and_clean_ups(tree: Path, capsys: pytest.Ca
     lines = [re.sub(r"^ *\d+ ms  | after .*", "", line) for line in capsys.readouterr().err.splitlines()]
     assert lines == [
         "census: daemon stop_on_interrupt (#1) started",
-        "census: job _count_one (#2) started",
-        "census: job _count_one (#2) ended",
         "census: pool sqlite: created",
         "census: pool sqlite: acquired",
         "census: pool sqlite: released",
+        "census: run _count_in_thread (#3) started",
+        "census: run _count_in_thread (#3) ended",
+        *["census: pool sqlite: acquired", "census: pool sqlite: released"] * 2,
         "census: daemon stop_on_interrupt (#1) was cancelled",
         "census: pool sqlite: discarded (closed)",
         "census: pool sqlite: destroyed",
@@ -396,8 +397,13 @@ def test_a_path_of_the_users_own_is_counted_whole(tmp_path: Path) -> None:
     (tmp_path / "site-packages").mkdir()
     (tmp_path / "site-packages" / "a.py").touch()
     options = parse([str(tmp_path)])
-    assert len(find(options.root, options.skip, int).files) == 1
-    assert find(options.root, INSTALLED, int).files == []
+    assert files_under(options.root, options.skip) == [tmp_path / "site-packages" / "a.py"]
+    assert files_under(options.root, INSTALLED) == []
+
+
+def files_under(root: Path, skip: frozenset[str]) -> list[Path]:
+    """What a search finds."""
+    return [path for found in find(root, skip) for path in found.files]
 
 
 def test_a_path_that_is_neither_file_nor_folder_is_refused(tmp_path: Path) -> None:
@@ -422,13 +428,31 @@ def test_a_folder_that_cannot_be_listed_is_noted(tmp_path: Path, monkeypatch: py
         return [(str(root), ["z", "b"], ["b.py", "a.py"])]
 
     monkeypatch.setattr(os, "walk", walk)
-    found = find(tmp_path, set(), int)
-    assert found.files == [tmp_path / "a.py", tmp_path / "b.py"]
     record = Census()
-    record.expect(found)
-    assert record.total == 2
+    files = [path for found in find(tmp_path, frozenset()) for path in record.expect(found)]
+    assert files == [tmp_path / "a.py", tmp_path / "b.py"]
+    assert record.found == 2
     assert record.failed == {locked: error}
+    assert [path for path, _ in record.unread] == [locked]
     assert "    locked: Permission denied\n" in report(record, Options(root=tmp_path))
+
+
+@BACKENDS
+def test_a_folder_that_cannot_be_listed_is_in_the_database(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among the errors, with what became of the files."""
+    error = PermissionError(13, "Permission denied", str(tmp_path / "locked"))
+
+    def walk(root: Path, onerror: Callable[[OSError], object]) -> object:
+        yield str(root), [], []
+        onerror(error)
+
+    monkeypatch.setattr(os, "walk", walk)
+    db = tmp_path / "census.db"
+    run.take(Options(root=tmp_path, backend=backend, db=db), None)
+    assert rows(db, "SELECT path, kind, reason FROM errors") == [("locked", "PermissionError", "Permission denied")]
+    assert rows(db, "SELECT files, failed, is_complete FROM census") == [(0, 1, 1)]
 
 
 @pytest.mark.parametrize(
@@ -454,45 +478,43 @@ class Terminal(io.StringIO):
         return True
 
 
-def show(stream: io.StringIO, *steps: Progress) -> str:
+def show(stream: io.StringIO, *looks: Look) -> str:
     """Tell progress to a stream."""
     line = ProgressLine(stream)
-    for step in steps:
-        line(step)
+    for look in looks:
+        line.tell(look)
     line.clear()
     return stream.getvalue()
 
 
-def test_progress_in_a_pipe_is_a_few_lines() -> None:
-    """One for each tenth."""
-    steps = [Progress(done, done // 500, 1000, 0.0) for done in range(1, 1001)]
-    lines = show(io.StringIO(), *steps).splitlines()
-    assert lines[0] == " 10 %  100 of 1,000 files"
-    assert lines[-1] == "100 %  1,000 of 1,000 files, 2 failed"
-    assert len(lines) == 10
+def test_progress_in_a_pipe_is_a_line_now_and_then() -> None:
+    """Each second one, unless nothing has changed."""
+    assert ProgressLine(io.StringIO()).interval == 1.0
+    shown = show(io.StringIO(), Look(1, 0), Look(1, 0), Look(1200, 2))
+    assert shown == "1 file\n1,200 files, 2 failed\n"
 
 
 def test_progress_on_a_terminal_is_one_line() -> None:
-    """Rewritten at most once for each hundredth, and taken off at the end."""
-    shown = show(Terminal(), *(Progress(done, 0, 1000, 0.0) for done in range(1, 1001)))
+    """Rewritten ten times a second, and taken off at the end."""
+    assert ProgressLine(Terminal()).interval == 0.1
+    shown = show(Terminal(), *(Look(done, 0) for done in range(1, 101)))
     assert "\n" not in shown
     assert shown.count("\r") == 102
     assert shown.endswith("\r" + " " * 60 + "\r")
 
 
-def test_progress_without_a_total_or_a_reader_does_no_harm() -> None:
+def test_progress_without_a_reader_does_no_harm() -> None:
     """Nobody reads it: the census goes on."""
-    assert show(io.StringIO(), Progress(3, 0, None, 0.0)) == "100 %  3 of 3 files\n"
     closed = Terminal()
     line = ProgressLine(closed)
     closed.close()
-    line(Progress(1, 0, 1, 0.0))
+    line.tell(Look(1, 0))
     line.clear()
 
 
 def test_the_report_of_many_errors_is_capped(tmp_path: Path) -> None:
     """By kind, the commonest first, with the count of the rest."""
-    record = Census(total=14, seconds=1.0)
+    record = Census(found=14, seconds=1.0)
     record.results = {tmp_path / f"{n:02}.py": Err(ValueError(f"number {n}")) for n in range(13)}
     record.results[tmp_path / "no.py"] = Err(RecursionError())
     lines = report(record, Options(root=tmp_path)).splitlines()
@@ -508,7 +530,7 @@ def test_the_report_of_many_errors_is_capped(tmp_path: Path) -> None:
 
 def test_the_report_shows_the_largest_files_only(tmp_path: Path) -> None:
     """Ten of them, by their lines."""
-    record = Census(total=12)
+    record = Census(found=12)
     record.results = {tmp_path / f"{n:02}.py": Ok(Counts(n, 0, 0)) for n in range(12)}
     lines = report(record, Options(root=tmp_path)).splitlines()
     assert [line.split()[-1] for line in lines[-10:]] == [f"{n:02}.py" for n in range(11, 1, -1)]

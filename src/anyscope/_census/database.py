@@ -4,32 +4,47 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from .. import current_scope
+from .. import Err, Ok, current_scope
 from .options import UsageError
 from .report import plain, reason, short
 
 if TYPE_CHECKING:
-    from .. import Pool
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from typing_extensions import TypeVarTuple, Unpack
+
+    from .. import Pool, Result
+    from .count import Counts
     from .options import Options
-    from .record import Census
+
+    Ts = TypeVarTuple("Ts")
+
+T = TypeVar("T")
 
 IN_MEMORY = ":memory:"
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS census (id INTEGER PRIMARY KEY, root TEXT, backend TEXT, files INTEGER, failed INTEGER);
+CREATE TABLE IF NOT EXISTS census (
+    id INTEGER PRIMARY KEY, root TEXT, backend TEXT, files INTEGER, failed INTEGER, is_complete INTEGER
+);
 CREATE TABLE IF NOT EXISTS files (
     census INTEGER REFERENCES census, path TEXT, lines INTEGER, functions INTEGER, classes INTEGER
 );
 CREATE TABLE IF NOT EXISTS errors (census INTEGER REFERENCES census, path TEXT, kind TEXT, reason TEXT);
 """
 
+Outcome: TypeAlias = "tuple[Path, Result[Counts]]"
+
 
 class Database:
-    """Holds what censuses found; each has a number, and each is written whole or not at all.
+    """Holds what censuses found; each has a number.
+
+    It agrees with itself at any moment: what one transaction adds are whole batches, with the sums of the census.
 
     Args:
         connections: A pool of connections. A worker thread uses one at a time.
@@ -40,37 +55,62 @@ class Database:
     def __init__(self, connections: Pool[sqlite3.Connection]) -> None:
         self._connections = connections
 
-    async def write(self, census: Census, options: Options) -> int:
-        """Write down a complete census in one transaction.
-
-        A cancellation waits for the thread, so the census is there afterwards, or it is not, but never a part.
+    async def begin(self, options: Options) -> int:
+        """Begin a census.
 
         Args:
-            census: What was found.
             options: What was asked for.
 
         Returns:
-            The number of the census.
+            Its number.
         """
-        root = options.root
-        head = (plain(str(root)), options.backend, len(census.counted), len(census.failed))
-        files = [(short(path, root), c.lines, c.functions, c.classes) for path, c in census.counted.items()]
-        failed = census.failed.items()
-        errors = [(short(path, root), type(error).__name__, reason(error, path)) for path, error in failed]
+        return await self._do(_begin, plain(str(options.root)), options.backend)
+
+    async def write(self, number: int, root: Path, outcomes: list[Outcome], *, is_end: bool = False) -> None:
+        """Write down what became of some files, in one transaction.
+
+        A cancellation waits for the thread, so they are there afterwards, or they are not, but never a part.
+
+        Args:
+            number: The number of the census.
+            root: The root of the census, from which files are named.
+            outcomes: The files, with their counts or their errors.
+            is_end: Whether the census is complete with them.
+        """
+        files: list[tuple[Any, ...]] = []
+        errors: list[tuple[Any, ...]] = []
+        for path, result in outcomes:
+            match result:
+                case Ok(counts):
+                    files.append((number, short(path, root), counts.lines, counts.functions, counts.classes))
+                case Err(error):
+                    errors.append((number, short(path, root), type(error).__name__, reason(error, path)))
+        await self._do(_write, number, files, errors, is_end)
+
+    async def _do(self, work: Callable[[sqlite3.Connection, Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
+        """Do it in a worker thread."""
         async with self._connections.acquire() as connection:
-            return await anyio.to_thread.run_sync(_write, connection, head, files, errors)
+            return await anyio.to_thread.run_sync(work, connection, *args)
+
+
+def _begin(connection: sqlite3.Connection, root: str, backend: str) -> int:
+    with connection:
+        insert = "INSERT INTO census (root, backend, files, failed, is_complete) VALUES (?, ?, 0, 0, 0)"
+        return connection.execute(insert, (root, backend)).lastrowid or 0
 
 
 def _write(
-    connection: sqlite3.Connection, head: tuple[Any, ...], files: list[tuple[Any, ...]], errors: list[tuple[Any, ...]]
-) -> int:
-    """Do it, in a worker thread."""
+    connection: sqlite3.Connection,
+    number: int,
+    files: list[tuple[Any, ...]],
+    errors: list[tuple[Any, ...]],
+    is_end: bool,  # noqa: FBT001  given through a thread, by position
+) -> None:
     with connection:
-        insert = "INSERT INTO census (root, backend, files, failed) VALUES (?, ?, ?, ?)"
-        number = connection.execute(insert, head).lastrowid or 0
-        connection.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?)", [(number, *row) for row in files])
-        connection.executemany("INSERT INTO errors VALUES (?, ?, ?, ?)", [(number, *row) for row in errors])
-    return number
+        connection.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?)", files)
+        connection.executemany("INSERT INTO errors VALUES (?, ?, ?, ?)", errors)
+        sums = "UPDATE census SET files = files + ?, failed = failed + ?, is_complete = ? WHERE id = ?"
+        connection.execute(sums, (len(files), len(errors), is_end, number))
 
 
 async def open_database(path: str) -> Database:

@@ -1,4 +1,4 @@
-"""How far the census is: one line that is rewritten on a terminal, a few plain lines elsewhere."""
+"""How far the census is: one line that is rewritten on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -6,51 +6,49 @@ import contextlib
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from .. import Progress
+    from .record import Look
 
 WIDTH = 60
 
 
 class ProgressLine:
-    """Shows the progress of a call of the parallel family; pass it as `on_progress`.
+    """Shows the progress; a poll looks, and gives it what it saw.
 
     Args:
         stream: Where to; whether it is a terminal decides how often, and whether the line is rewritten.
 
     Attributes:
-        _parts: Into how many parts the work is cut: there is at most one message for each.
-        _told: The part that was told last; only grows.
+        _told: What was told last.
     """
 
-    __slots__ = ("_parts", "_stream", "_terminal", "_told")
+    __slots__ = ("_stream", "_terminal", "_told")
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._terminal = stream.isatty()
-        self._parts = 100 if self._terminal else 10
-        self._told = 0
+        self._told: Look | None = None
 
-    def __call__(self, progress: Progress) -> None:
+    @property
+    def interval(self) -> float:
+        """Seconds between two looks."""
+        return 0.1 if self._terminal else 1.0
+
+    def tell(self, look: Look) -> None:
         """Tell of it, if there is something new to tell.
 
         Args:
-            progress: What the parallel family reports.
+            look: How far it is.
         """
-        total = progress.total or progress.done
-        part = progress.done * self._parts // total
-        if part > self._told:
-            self._told = part
-            self._tell(f"{progress.done * 100 // total:3} %  {progress.done:,} of {total:,} files", progress.failed)
+        if look == self._told:
+            return
+        self._told = look
+        line = f"{look.done:,} file{'s' * (look.done != 1)}" + (f", {look.failed:,} failed" if look.failed else "")
+        self._write(f"\r{line:<{WIDTH}}" if self._terminal else line + "\n")
 
     def clear(self) -> None:
         """Take the line off a terminal, so that the report starts on an empty one."""
         if self._terminal:
             self._write("\r" + " " * WIDTH + "\r")
-
-    def _tell(self, text: str, failed: int) -> None:
-        """Write one message."""
-        line = f"{text}, {failed:,} failed" if failed else text
-        self._write(f"\r{line:<{WIDTH}}" if self._terminal else line + "\n")
 
     def _write(self, text: str) -> None:
         """Write at once. Progress is a nicety: nobody there to read it is no reason to end the census."""

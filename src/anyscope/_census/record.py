@@ -6,11 +6,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import Aggregate, Err, Ok, Result
+from .. import Err, Ok, Result
 from .count import Counts
 
 if TYPE_CHECKING:
     from .find import Found
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How far a census is.
+
+    Attributes:
+        done: How many files have been counted, or could not be.
+        failed: How many of them could not be, and how many folders could not be listed.
+    """
+
+    done: int
+    failed: int
 
 
 @dataclass(slots=True)
@@ -18,37 +31,52 @@ class Census:
     """The record; written by the event loop's thread alone.
 
     Attributes:
-        total: How many files were found; `None` until the search has ended. Written once.
-        results: What became of each file so far, and of each folder that could not be listed.
+        found: How many files were found so far. Written by `expect`.
+        results: What became of each file so far, and of each folder that could not be listed. Written by `note`.
+        unread: The folders that could not be listed, which are among the results too. Written by `expect`.
+        is_complete: Whether all files were found, and counted. Written once.
         seconds: How long it took.
         stopped: Why it was ended early; empty if it was not.
-        number: Its number in the database, once it has been written there.
+        number: Its number in the database.
     """
 
-    total: int | None = None
+    found: int = 0
     results: dict[Path, Result[Counts]] = field(default_factory=dict[Path, Result[Counts]])
+    unread: list[tuple[Path, Result[Counts]]] = field(default_factory=list[tuple[Path, Result[Counts]]])
+    is_complete: bool = False
     seconds: float = 0.0
     stopped: str = ""
     number: int | None = None
+    _failed: int = 0
 
-    def expect(self, found: Found) -> None:
-        """Take note of what the search gave.
+    def expect(self, found: Found) -> list[Path]:
+        """Take note of what a step of the search gave.
 
         Args:
-            found: The files to come, and the folders that could not be listed.
+            found: Files to come, and folders that could not be listed.
+
+        Returns:
+            The files.
         """
-        self.total = len(found.files)
+        self.found += len(found.files)
         for path, error in found.unread.items():
-            self.results[path] = Err(error)
+            self.unread.append((path, Err(error)))
+            self.note(path, Err(error))
+        return found.files
 
-    def complete(self, found: Found, aggregate: Aggregate[Counts]) -> None:
-        """Take the outcome of all jobs in place of what they wrote down one by one.
+    def note(self, path: Path, result: Result[Counts]) -> None:
+        """Write down what became of a file.
 
         Args:
-            found: The files that the jobs were about.
-            aggregate: What became of the jobs.
+            path: The file.
+            result: Its counts, or why there are none.
         """
-        self.results.update(zip(found.files, aggregate.results, strict=True))
+        self.results[path] = result
+        self._failed += not result
+
+    async def look(self) -> Look:
+        """How far it is, for a poll."""
+        return Look(len(self.results), self._failed)
 
     @property
     def counted(self) -> dict[Path, Counts]:

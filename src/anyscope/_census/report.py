@@ -36,7 +36,8 @@ def report(census: Census, options: Options) -> str:
     if census.failed:
         lines += ["", *_errors(census.failed, options.root)]
     if options.db is not None and census.number is not None:
-        lines += ["", f"Written to {plain(str(options.db))} as census {census.number}"]
+        part = "" if census.is_complete else ", which is not complete"
+        lines += ["", f"Written to {plain(str(options.db))} as census {census.number}{part}"]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -44,12 +45,9 @@ def _head(census: Census, options: Options) -> Iterator[str]:
     """What was done."""
     yield f"Census of {plain(str(options.root))} ({options.backend}, {options.concurrency} at once)"
     if census.stopped:
-        of = (
-            "the search for files had not ended" if census.total is None else f"what is known of {census.total:,} files"
-        )
-        yield f"Stopped by {census.stopped} after {census.seconds:.1f} s: {of}"
-    elif census.total:
-        yield f"{census.total:,} file{'s' * (census.total != 1)} in {census.seconds:.1f} s"
+        yield f"Stopped by {census.stopped} after {census.seconds:.1f} s: this is what was known by then"
+    elif census.found:
+        yield f"{census.found:,} file{'s' * (census.found != 1)} in {census.seconds:.1f} s"
     else:
         yield "There are no Python files (*.py)."
 

@@ -1,4 +1,4 @@
-"""The census itself: one scope that owns the search, the jobs, and the watch for Ctrl-C."""
+"""The census itself: one scope that owns the search, the calls, the database, and the watch for Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import warnings
 from typing import TYPE_CHECKING
 
 import anyio
-import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 
-from .. import Err, Ok, Scope, each, scope
+from .. import Scope, scope
 from .count import Counts, count
-from .database import IN_MEMORY, Database, open_database
-from .find import find
+from .database import IN_MEMORY, Database, Outcome, open_database
+from .find import search
 from .options import PROGRAM, Options, UsageError, parse
 from .progress import ProgressLine
 from .record import Census
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
 USAGE = 2
 INTERRUPTED = 130  # as shells say it: 128 + SIGINT
 INTERRUPT = "Ctrl-C"
+BATCH = 200
+"""How many files are written to the database at once."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -71,7 +72,7 @@ def take(options: Options, progress: ProgressLine | None, *hooks: Hooks) -> Cens
 
     Args:
         options: What to count, and how.
-        progress: Told about each file, if given.
+        progress: Shown how far it is, if given.
         *hooks: Told about tasks and clean-ups.
 
     Returns:
@@ -110,43 +111,46 @@ def is_interrupt(error: BaseException) -> bool:
 
 
 async def count_all(options: Options, census: Census, progress: ProgressLine | None, *hooks: Hooks) -> None:
-    """Find the files, count each of them and write the result to the database, all under one scope.
+    """Find the files, count each of them and write the results to the database, all under one scope.
 
     Args:
         options: What to count, and how.
         census: Where to write down what is known, as soon as it is.
-        progress: Told about each file, if given.
+        progress: Shown how far it is, if given.
         *hooks: Told about tasks and clean-ups.
 
     Raises:
         UsageError: The database cannot be used.
     """
     threads = anyio.CapacityLimiter(options.concurrency)
-    count_one = functools.partial(_count_one, census, threads)
     open_it = functools.partial(open_database, str(options.db or IN_MEMORY))
     # Eager: that a file is no database has to be known before an hour of counting.
     async with scope(name="census", hooks=hooks).provide(Database, open_it, eager=True) as s:
         s.start_soon(stop_on_interrupt, s, daemon=True)
-        found = await anyio.to_thread.run_sync(find, options.root, options.skip, anyio.from_thread.check_cancelled)
-        census.expect(found)
-        aggregate = await s.parallel_aggregate(
-            each(count_one, found.files), concurrency=options.concurrency, on_progress=progress
-        )
-        census.complete(found, aggregate)
-        census.number = await (await s.use(Database)).write(census, options)
+        if progress is not None:
+            s.poll(census.look, progress.tell, interval=progress.interval, immediate=False, name="progress")
+        database = await s.use(Database)
+        census.number = await database.begin(options)
+
+        async def count_one(path: Path) -> Outcome:
+            result = await s.run(_count_in_thread, path, threads)
+            census.note(path, result)
+            return path, result
+
+        files = s.stream(search(options.root, options.skip)).flat_map(census.expect)
+        counted = files.map(count_one, concurrency=options.concurrency, ordered=False)
+        write = functools.partial(database.write, census.number, options.root)
+        await counted.batch(BATCH, within=1.0).for_each(write)
+        await write(census.unread, is_end=True)
+        census.is_complete = True
     if s.cancelled:
         census.stopped = str(s.cancel_reason)
+    if progress is not None:
+        progress.tell(await census.look())
 
 
-async def _count_one(census: Census, threads: anyio.CapacityLimiter, path: Path) -> Counts:
-    """Count one file in a worker thread: a job."""
-    try:
-        counts = await anyio.to_thread.run_sync(count, path, limiter=threads)
-    except Exception as error:
-        census.results[path] = Err(error)
-        raise
-    census.results[path] = Ok(counts)
-    return counts
+async def _count_in_thread(path: Path, threads: anyio.CapacityLimiter) -> Counts:
+    return await anyio.to_thread.run_sync(count, path, limiter=threads)
 
 
 async def stop_on_interrupt(s: Scope) -> None:
