@@ -229,6 +229,7 @@ class CancelSource:
 
 
 _AWAITED = {f"s.{call}" for call in ("run", "start", "use", "enter", "parallel", "parallel_aggregate", "race", "any")}
+_AWAITED |= {f"pool.{call}" for call in ("acquire", "execute", "ready", "aclose")}
 
 
 def wrong_thread(path: str, call: str) -> ScopeMisuse:

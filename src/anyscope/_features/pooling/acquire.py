@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Generator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from anyio.lowlevel import checkpoint
 
@@ -30,12 +30,13 @@ class Acquire(Awaitable[T], Generic[T]):
         site: The code and line that asks.
     """
 
-    __slots__ = ("_item", "_limit", "_site", "_stock", "_use")
+    __slots__ = ("_is_entered", "_item", "_limit", "_site", "_stock", "_use")
 
     def __init__(self, stock: Stock[T], limit: float, site: tuple[Any, int]) -> None:
         self._stock = stock
         self._limit = limit
         self._site = site
+        self._is_entered = False
         self._item: Item[T] | None = None
         self._use = 0
 
@@ -44,13 +45,18 @@ class Acquire(Awaitable[T], Generic[T]):
         return item.value
 
     async def __aenter__(self) -> T:
-        if self._item is not None:
+        if self._is_entered:
             raise PoolMisuse(
                 pool=self._stock.label,
                 problem="what one acquire() gave was entered twice",
                 remedy="Right: async with pool.acquire() as it: ...   anew for each resource",
             )
-        item = await acquire(self._stock, self._limit, self._site)
+        self._is_entered = True
+        try:
+            item = await acquire(self._stock, self._limit, self._site)
+        except BaseException:
+            self._is_entered = False
+            raise
         self._item, self._use = item, item.uses
         return item.value
 
@@ -58,6 +64,7 @@ class Acquire(Awaitable[T], Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         item, self._item = self._item, None
+        self._is_entered = False
         assert item is not None
         if item.is_lent(self._use):  # or it was given back in the block
             end_use(self._stock, item, error)
@@ -94,10 +101,19 @@ async def _wait(stock: Stock[T], waiter: Waiter[T]) -> Item[T]:
     except BaseException:
         stock.withdraw(waiter)
         raise
-    if waiter.error is not None:
-        raise waiter.error
-    assert waiter.item is not None
+    if waiter.item is None:
+        raise_error_of(waiter)
     return waiter.item
+
+
+def raise_error_of(waiter: Waiter[Any]) -> NoReturn:
+    """Raise it, and let nothing that its traceback leads to lead back to it."""
+    error, waiter.error = waiter.error, None
+    assert error is not None
+    try:
+        raise error
+    finally:
+        del error
 
 
 def end_use(stock: Stock[T], item: Item[T], error: BaseException | None) -> None:
@@ -107,7 +123,7 @@ def end_use(stock: Stock[T], item: Item[T], error: BaseException | None) -> None
     elif any(isinstance(leaf, stock.settings.discard_on) for leaf in leaves_of(error)):
         stock.discard(item, "error")
     elif isinstance(error, Exception):
-        item.is_suspect = stock.settings.reset is None
+        item.is_suspect = True
         stock.give_back(item, used=True)
     elif stock.settings.reset is not None:
         stock.give_back(item, used=True)

@@ -25,8 +25,8 @@ def statistics_of(stock: Stock[Any]) -> PoolStats:
     states, counts = stock.states, stock.tally.counts
     recycling = states["checking"] + states["resetting"]
     return PoolStats(
-        total=len(stock.shelf) + states["in use"] + recycling,
-        available=len(stock.shelf),
+        total=states["idle"] + states["in use"] + recycling,
+        available=states["idle"],
         in_use=states["in use"],
         recycling=recycling,
         creating=states["creating"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar, overload
 
 import anyio
@@ -15,6 +16,7 @@ from ..._lifetime.owner import Owner
 from ..._lifetime.start import Start
 from ..._vocabulary.errors import PoolClosed, PoolMisuse
 from ..._vocabulary.notes import group_of
+from ..._vocabulary.options import require_callable
 from ..._vocabulary.pools import PoolStats, bound_of, check_sizes, settings_of
 from .acquire import Acquire, end_use
 from .keeper import Keeper
@@ -207,8 +209,7 @@ class Pool(Generic[T]):
         """Get a resource: `async with pool.acquire() as it`, or `it = await pool.acquire()` and `pool.release(it)`."""
         frame = sys._getframe(1)  # noqa: SLF001  there is no cheaper way to say where it was acquired
         limit = self._settings.acquire_timeout if timeout is INHERIT else bound_of("timeout", timeout)
-        self._require_open("acquire")
-        return Acquire(self._stock, limit, (frame.f_code, frame.f_lineno))
+        return Acquire(self._usable("acquire"), limit, (frame.f_code, frame.f_lineno))
 
     def acquire_nowait(self) -> T:
         """Get an idle resource at once.
@@ -218,8 +219,8 @@ class Pool(Generic[T]):
             PoolClosed: Closing has begun.
         """
         frame = sys._getframe(1)  # noqa: SLF001  as in `acquire`
-        self._require_open("acquire_nowait")
-        item = self._stock.take((frame.f_code, frame.f_lineno), self._stock.now())
+        stock = self._usable("acquire_nowait")
+        item = stock.take((frame.f_code, frame.f_lineno), stock.now())
         if item is None:
             raise anyio.WouldBlock
         return item.value
@@ -234,6 +235,7 @@ class Pool(Generic[T]):
         self, fn: Callable[[T, Unpack[Ts]], Any], *args: Unpack[Ts], timeout: float | None = INHERIT
     ) -> Any:
         """Call `fn(resource, *args)` with a resource, and give it back."""
+        require_callable("pool.execute", fn)
         async with self.acquire(timeout=timeout) as resource:
             made = fn(resource, *args)
             return await made if inspect.isawaitable(made) else made
@@ -251,7 +253,7 @@ class Pool(Generic[T]):
             self._stock.discard(item, "user")
 
     def _lent(self, resource: T, action: str) -> Any:
-        known = [item for item in self._stock.items if item.has_value and item.value is resource]
+        known = [item for item in self._local(action).items if item.has_value and item.value is resource]
         lent = [item for item in known if item.state == "in use"]
         if lent:
             task = running_task()
@@ -273,37 +275,35 @@ class Pool(Generic[T]):
     async def ready(self, *, timeout: float | None = None) -> None:
         """Wait until `min` resources exist."""
         limit = bound_of("timeout", timeout)
+        stock = self._usable("ready")
+        await checkpoint()
         with anyio.move_on_after(limit):
-            while True:
-                self._require_open("ready")
-                if self.stats.total >= self._stock.min:
-                    await checkpoint()
-                    return
+            while not self._usable("ready").is_warm():
                 await self._until_change()
-        raise timeout_of(self._stock, limit, running_task())
+        if not stock.is_warm():
+            raise timeout_of(self._stock, limit, running_task())
 
     def resize(self, *, min: int | None = None, max: int | None = None) -> None:
         """Keep and allow other numbers from now on."""
-        stock = self._stock
-        self._require_open("resize")
+        stock = self._usable("resize")
         stock.resize(*check_sizes(stock.min if min is None else min, stock.max if max is None else max))
 
     def refresh(self) -> None:
         """Replace every resource: the idle ones now, the others when they are given back."""
-        self._require_open("refresh")
-        self._stock.refresh()
+        self._usable("refresh").refresh()
 
     # ------------------------------------------------------------------ closing
 
     async def aclose(self) -> None:
         """Close it before its scope does; may be called again, also after it was cancelled."""
-        stock = self._stock
-        deadline = self._stock.now() + self._settings.close_timeout
+        stock = self._local("aclose")
+        deadline = stock.now() + self._settings.close_timeout
         stock.begin_to_close(deadline)
+        began = stock.now()
         with anyio.CancelScope(deadline=deadline):
             while stock.holders():
                 await self._until_change()
-        self._take_away()
+        self._take_away(began)
         for _ in range(TURNS):
             if all(item.has_begun for item in stock.items):
                 break
@@ -312,23 +312,23 @@ class Pool(Generic[T]):
         while stock.items:
             await self._until_change()
         self._keeper.stop()
-        errors, stock.errors = stock.errors, []
+        errors = stock.failures.take()
         if len(errors) == 1:
             raise errors[0]
         if errors:
             raise group_of(f"errors of pool {stock.label}", [(error, f"in pool {stock.label}") for error in errors])
 
-    def _take_away(self) -> None:
+    def _take_away(self, began: float) -> None:
         """What is still lent is destroyed, and who has it is told of."""
         stock, now = self._stock, self._stock.now()
         lent = stock.holders()
         if not lent:
             return
-        stock.errors.append(
+        stock.failures.add(
             PoolMisuse(
                 pool=stock.label,
                 problem=f"closed with {'1 resource' if len(lent) == 1 else f'{len(lent)} resources'} still lent, after "
-                f"a wait of {self._settings.close_timeout:g} s:\n"
+                f"a wait of {now - began:.3g} s:\n"
                 + "\n".join(f"  {described(item, now)}" for item in lent),
                 remedy="Give them back before the scope ends: async with pool.acquire() as it: ...",
             )
@@ -337,11 +337,13 @@ class Pool(Generic[T]):
             stock.discard(item, "closed")
 
     async def _close_with_scope(self) -> None:
+        began = self._stock.now()
         try:
             await self.aclose()
         except BaseException:
-            for item in self._stock.holders():  # the bound of the scope has come first
-                self._stock.discard(item, "closed")
+            if self._stock.items:  # the bound of the scope has come first
+                self._take_away(began)
+                self._stock.abandon()
             self._keeper.stop()
             raise
 
@@ -351,9 +353,19 @@ class Pool(Generic[T]):
             stock.changed = anyio.Event()
         await stock.changed.wait()
 
-    def _require_open(self, action: str) -> None:
-        if self._stock.is_closed:
-            raise PoolClosed(pool=self._stock.label, action=f"{action}()")
+    def _usable(self, action: str) -> Stock[T]:
+        """The stock, for a call that needs an open pool."""
+        stock = self._local(action)
+        if stock.is_closed:
+            raise PoolClosed(pool=stock.label, action=f"{action}()")
+        return stock
+
+    def _local(self, action: str) -> Stock[T]:
+        """The stock, for a call in the thread of its event loop."""
+        stock = self._stock
+        if stock.thread != threading.get_ident():
+            stock.owner.require_own_thread(f"pool.{action}")
+        return stock
 
 
 def _keeper_name(stock: Stock[Any]) -> str:

@@ -31,6 +31,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
@@ -42,7 +43,7 @@ from .attempts import Attempts
 from .item import Item
 from .numbers import Leaks, timeout_of
 from .shelf import Shelf
-from .tally import Tally
+from .tally import Failures, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,8 +60,6 @@ logger = logging.getLogger("anyscope")
 JITTER = 0.1
 """Part of `max_lifetime` by which resources differ, so that what was made together does not end together."""
 STATES = ("creating", "idle", "in use", "checking", "resetting", "destroying", "gone")
-MOST_ERRORS = 100
-"""Errors of `destroy` that are kept for the end; the others are counted."""
 
 
 class Stock(Generic[T]):
@@ -83,7 +82,9 @@ class Stock(Generic[T]):
         attempts: When to try again after creations that failed.
         tally: What has happened so often.
         create_error: That of `create`, until it works again.
-        errors: Errors to be raised when the pool has closed.
+        failures: Errors to be raised when the pool has closed.
+        patience: Bound of one destruction, of one reset, in seconds. Lowered by `abandon`.
+        thread: The thread that it lives in.
         leaks: Tells of what is lent for too long.
     """
 
@@ -93,7 +94,9 @@ class Stock(Generic[T]):
     max: int
     min: int
     now: Callable[[], float]
+    patience: float
     tally: Tally
+    thread: int
 
     def __init__(
         self, owner: Owner, label: str, settings: PoolSettings, sizes: tuple[int, int], wake: Callable[[float], None]
@@ -112,7 +115,9 @@ class Stock(Generic[T]):
         self.attempts = Attempts(settings.backoff[0], longest)  # each who waits sees a real attempt
         self.tally = Tally(settings.name, owner)
         self.create_error: Exception | None = None
-        self.errors: list[Exception] = []
+        self.failures = Failures(label, owner)
+        self.patience = settings.close_timeout
+        self.thread = threading.get_ident()
         self.now = running_clock()
         self.event: type[anyio.Event] = type(anyio.Event())  # of the backend: made in a tenth of the time
         self._wake = wake
@@ -237,9 +242,9 @@ class Stock(Generic[T]):
         return None
 
     def _retire(self, item: Item[T], reason: str) -> None:
-        self.tally.discard(reason)
         self._set(item, "destroying")
         item.obey("destroy")
+        self.tally.discard(reason)
         self._tell_change()
         self.grow()
 
@@ -248,6 +253,7 @@ class Stock(Generic[T]):
     def has_created(self, item: Item[T]) -> None:
         """It is ready for use."""
         now = self.now()
+        self._set(item, "resetting")  # neither idle nor lent, as hooks may look at the numbers
         self.tally.count("created", "created", now - item.begun_at)
         lifetime = self.settings.max_lifetime
         item.expires_at = now + lifetime * (1 - JITTER * self._random.random()) if lifetime < math.inf else math.inf
@@ -266,7 +272,8 @@ class Stock(Generic[T]):
             if not self.is_closed:
                 self._serve()
             return
-        item.is_suspect = False
+        if order == "check":
+            item.is_suspect = False
         self._offer(item)
 
     def _serve(self) -> None:
@@ -280,24 +287,19 @@ class Stock(Generic[T]):
         """Its task is over: it could not be created, or it has been destroyed."""
         if item.state == "creating":
             self._could_not_create(item, error or RuntimeError("create gave nothing"))
-        else:
-            self.tally.count("destroyed", "destroyed", error=error)
-            if error is not None:
-                self._could_not_destroy(error)
+            self.forget(item)
+            return
         self.forget(item)
+        self.tally.count("destroyed", "destroyed", error=error)
+        if error is not None:
+            self.tally.counts["destroy_errors"] += 1
+            self.failures.add(error)
 
     def _could_not_create(self, item: Item[T], error: Exception) -> None:
         self.tally.count("create_errors", "create_failed", error=error)
         self.create_error = error
         if self.attempts.failed(item.begun_at, self.now()) == 1:
             logger.warning("pool %s: create failed: %r", self.label, error)
-
-    def _could_not_destroy(self, error: Exception) -> None:
-        self.tally.counts["destroy_errors"] += 1
-        if len(self.errors) < MOST_ERRORS:
-            self.errors.append(error)
-        else:
-            self.owner.dropped += 1
 
     def forget(self, item: Item[T]) -> None:
         """There is no such resource: its place is free."""
@@ -330,6 +332,10 @@ class Stock(Generic[T]):
         alive = len(self.items) - self.states["destroying"]
         coming = self.states["creating"] + self.states["checking"]
         return alive < self.min or len(self.waiters) > coming
+
+    def is_warm(self) -> bool:
+        """Whether `min` resources exist."""
+        return len(self.items) - self.states["creating"] - self.states["destroying"] >= self.min
 
     def is_wanted(self) -> bool:
         """Whether a creation whose task begins only now is still of use."""
@@ -405,6 +411,14 @@ class Stock(Generic[T]):
             if item.state in ("creating", "checking", "resetting"):
                 item.hurry(deadline)
         self._tell_change()
+
+    def abandon(self) -> None:
+        """Closing takes too long: cut off what is under way, and give the rest no more time than that took."""
+        bound = self.owner.close_timeout
+        self.patience = min(self.patience, math.inf if bound is None else bound)
+        now = self.now()
+        for item in self.items:
+            item.cut_off(now)
 
     def give_up_unborn(self) -> None:
         """Forget creations whose task never began, because the backend dropped it."""
