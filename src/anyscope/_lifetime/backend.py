@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 TURNS = 50
 """How many turns of the loop to wait for something that takes a few."""
@@ -51,6 +51,59 @@ def running_clock() -> Callable[[], float]:
         clock: Callable[[], float] = trio.current_time
         return clock
     return asyncio.get_running_loop().time
+
+
+def running_task_teller() -> Callable[[], object]:
+    """What tells the running task of the running loop, without asking which backend it is, each time."""
+    trio: Any = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        current: Callable[[], object] = trio.lowlevel.current_task
+        return current
+    return asyncio.current_task
+
+
+class Signal(Protocol):
+    """Something that happens once, and one task waits for."""
+
+    def set(self) -> None:
+        """Now."""
+        ...
+
+    def wait(self) -> Awaitable[object]:
+        """What the one task awaits."""
+        ...
+
+
+class FutureSignal:
+    """A signal on asyncio, for half of what an `anyio.Event` costs, which is an event in an event with a queue.
+
+    Args:
+        future: A future of the loop. Done before it is set if the one who waits was cancelled natively.
+    """
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self._future = future
+
+    def set(self) -> None:
+        """Now."""
+        if not self._future.done():
+            self._future.set_result(None)
+
+    def wait(self) -> asyncio.Future[None]:
+        """What the one task awaits."""
+        return self._future
+
+
+def signal_maker() -> Callable[[], Signal]:
+    """What makes signals for the running loop."""
+    trio: Any = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        event: Callable[[], Signal] = trio.Event
+        return event
+    create_future = asyncio.get_running_loop().create_future
+    return lambda: FutureSignal(create_future())
 
 
 async def pass_on_cancellation() -> None:

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from anyio.lowlevel import checkpoint
 
 from ..._lifetime.ending import leaves_of
-from ..._vocabulary.errors import PoolClosed, PoolFull, PoolMisuse
-from .numbers import timeout_of
-from .waiter import Waiter
+from ..._vocabulary.errors import PoolClosed, PoolMisuse
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from .item import Item
     from .stock import Stock
+    from .waiter import Waiter
 
 T = TypeVar("T")
 
@@ -77,7 +76,13 @@ async def acquire(stock: Stock[T], limit: float, site: tuple[Any, int]) -> Item[
     now = stock.now()
     item = stock.take(site, now)
     if item is None:
-        return await _wait(stock, Waiter(now, limit, site, stock.event()))
+        waiter = stock.enqueue(site, limit, now)
+        try:
+            await waiter.ready.wait()
+        except BaseException:
+            stock.withdraw(waiter)
+            raise
+        return waiter.item or raise_error_of(waiter)
     use = item.uses
     try:
         await checkpoint()
@@ -86,24 +91,6 @@ async def acquire(stock: Stock[T], limit: float, site: tuple[Any, int]) -> Item[
         stock.give_back_unused(item, use)
         raise
     return item
-
-
-async def _wait(stock: Stock[T], waiter: Waiter[T]) -> Item[T]:
-    if waiter.limit == 0:
-        stock.tally.count("timeouts", "timeout")
-        raise timeout_of(stock, waiter.limit, waiter.holder)
-    if stock.is_full():
-        stock.tally.count("rejected", "rejected")
-        raise PoolFull(pool=stock.label, max_waiting=stock.settings.max_waiting or 0)
-    stock.enqueue(waiter)
-    try:
-        await waiter.ready.wait()
-    except BaseException:
-        stock.withdraw(waiter)
-        raise
-    if waiter.item is None:
-        raise_error_of(waiter)
-    return waiter.item
 
 
 def raise_error_of(waiter: Waiter[Any]) -> NoReturn:

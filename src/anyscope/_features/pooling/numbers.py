@@ -92,11 +92,10 @@ class Leaks:
         return due
 
     def end(self, item: Item[Any]) -> None:
-        """It is given back."""
-        if item.is_leak_told:
-            item.is_leak_told = False
-            held = anyio.current_time() - item.lent_at
-            logger.warning("pool %s: returned after %.3g s, acquired at %s", self._label, held, place_of(item.site))
+        """One that was told of is given back."""
+        item.is_leak_told = False
+        held = anyio.current_time() - item.lent_at
+        logger.warning("pool %s: returned after %.3g s, acquired at %s", self._label, held, place_of(item.site))
 
 
 def described(item: Item[Any], now: float) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-import threading
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar, overload
 
 import anyio
@@ -569,15 +569,17 @@ class Pool(Generic[T]):
 
     def _usable(self, action: str) -> Stock[T]:
         """The stock, for a call that needs an open pool."""
-        stock = self._local(action)
-        if stock.is_closed:
-            raise PoolClosed(pool=stock.label, action=f"{action}()")
+        stock = self._state
+        if stock is None or stock.is_closed or stock.thread != get_ident():
+            stock = self._local(action)
+            if stock.is_closed:
+                raise PoolClosed(pool=stock.label, action=f"{action}()")
         return stock
 
     def _local(self, action: str) -> Stock[T]:
         """The stock, for a call in the thread of its event loop."""
         stock = self._stock
-        if stock.thread != threading.get_ident():
+        if stock.thread != get_ident():
             stock.owner.require_own_thread(f"pool.{action}")
         return stock
 

@@ -34,24 +34,25 @@ import random
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import anyio
 
-from ..._lifetime.backend import running_clock, running_task
+from ..._lifetime.backend import running_clock, running_task_teller, signal_maker
 from ..._lifetime.start import Start
-from ..._vocabulary.errors import PoolClosed
+from ..._vocabulary.errors import PoolClosed, PoolFull
 from .attempts import Attempts
 from .item import Item
 from .numbers import Leaks, timeout_of
 from .shelf import Shelf
 from .tally import Failures, Tally
+from .waiter import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import anyio
+
     from ..._lifetime.owner import Owner
     from ..._vocabulary.pools import PoolSettings
     from .item import Order
-    from .waiter import Waiter
 
 T = TypeVar("T")
 
@@ -119,7 +120,8 @@ class Stock(Generic[T]):
         self.patience = settings.close_timeout
         self.thread = threading.get_ident()
         self.now = running_clock()
-        self.event: type[anyio.Event] = type(anyio.Event())  # of the backend: made in a tenth of the time
+        self._running_task = running_task_teller()
+        self._signal = signal_maker()
         self._wake = wake
         self.leaks = Leaks(label, settings.leak_after)
         self._random = random.Random()  # noqa: S311  for jitter
@@ -130,13 +132,14 @@ class Stock(Generic[T]):
         """Lend an idle resource that is fit; `None` if there is none, and a check of one has been begun if there is."""
         if self.waiters:
             return None  # they came first
+        holder = self._running_task()
         item = self._pop_idle(now)
         if item is None:
             return None
         if self.shelf.must_be_checked(item, now):
             self._begin_check(item)
             return None
-        self._lend(item, running_task(), site, now, now)
+        self._lend(item, holder, site, now, now)
         return item
 
     def _pop_idle(self, now: float) -> Item[T] | None:
@@ -159,19 +162,31 @@ class Stock(Generic[T]):
         if self.settings.leak_after < math.inf:
             self._wake(now + self.settings.leak_after)
 
-    def is_full(self) -> bool:
-        """Whether as many wait for other users as may; whoever will get what nobody uses is not counted."""
-        most = self.settings.max_waiting
-        if most is None:
-            return False
-        return len(self.waiters) >= most + max(self.max - self.states["in use"], 0)
+    def enqueue(self, site: tuple[Any, int], limit: float, now: float) -> Waiter[T]:
+        """Wait in line.
 
-    def enqueue(self, waiter: Waiter[T]) -> None:
-        """Wait in line."""
+        Raises:
+            PoolTimeout: There is no time to wait.
+            PoolFull: Too many wait.
+        """
+        waiter: Waiter[T] = Waiter(now, limit, site, self._running_task(), self._signal())
+        if limit == 0:
+            self.tally.count("timeouts", "timeout")
+            raise timeout_of(self, limit, waiter.holder)
+        if self.settings.max_waiting is not None:
+            self._refuse_if_full(self.settings.max_waiting)
         self.waiters[waiter] = None
         self.tally.counts["waited"] += 1
-        self._serve()
+        if self.states["idle"] or len(self.items) < self.max:
+            self._serve()
         self._wake(waiter.deadline)
+        return waiter
+
+    def _refuse_if_full(self, most: int) -> None:
+        """Whoever will get what nobody uses does not count among those who wait for others."""
+        if len(self.waiters) >= most + max(self.max - self.states["in use"], 0):
+            self.tally.count("rejected", "rejected")
+            raise PoolFull(pool=self.label, max_waiting=most)
 
     def withdraw(self, waiter: Waiter[T]) -> None:
         """The one who waited was cut off: give back what was delivered, or leave the line."""
@@ -203,7 +218,8 @@ class Stock(Generic[T]):
         self._retire(item, reason)
 
     def _end_use(self, item: Item[T]) -> None:
-        self.leaks.end(item)
+        if item.is_leak_told:
+            self.leaks.end(item)
         item.holder = None
         if self.tally.is_heard:
             self.tally.tell("released", self.now() - item.lent_at)

@@ -89,7 +89,8 @@ class Tally:
         self.counts[name] += 1
         if error is not None:
             self.last_error = error
-        self.tell(moment, duration, error=error)
+        if self.is_heard:
+            self.tell(moment, duration, error=error)
 
     def discard(self, reason: str) -> None:
         """One was taken out of use."""

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ..._lifetime.backend import running_task
-
 if TYPE_CHECKING:
-    import anyio
-
+    from ..._lifetime.backend import Signal
     from .item import Item
 
 T = TypeVar("T")
@@ -34,12 +31,12 @@ class Waiter(Generic[T]):
     deadline: float
     holder: object
     limit: float
-    ready: anyio.Event
+    ready: Signal
     since: float
     site: tuple[Any, int]
     use: int
 
-    def __init__(self, since: float, limit: float, site: tuple[Any, int], ready: anyio.Event) -> None:
+    def __init__(self, since: float, limit: float, site: tuple[Any, int], holder: object, ready: Signal) -> None:
         self.since = since
         self.deadline = since + limit
         self.limit = limit
@@ -47,5 +44,5 @@ class Waiter(Generic[T]):
         self.use = 0
         self.error: Exception | None = None
         self.ready = ready
-        self.holder = running_task()
+        self.holder = holder
         self.site = site
