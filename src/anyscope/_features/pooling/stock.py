@@ -32,8 +32,8 @@ import logging
 import math
 import random
 import threading
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-
 
 from ..._lifetime.backend import running_clock, running_task_teller, signal_maker
 from ..._lifetime.start import Start
@@ -76,7 +76,7 @@ class Stock(Generic[T]):
     Attributes:
         items: All that are not gone, in order of creation.
         shelf: The idle ones.
-        waiters: Who waits, in order of arrival.
+        waiters: Who waits, in order of arrival. A plain dict searches for its first entry among those deleted before.
         states: How many items are in each state.
         is_closed: Whether closing has begun.
         changed: Set, and made anew, whenever an item is gone or given back; made by who waits for that.
@@ -108,7 +108,7 @@ class Stock(Generic[T]):
         self.min, self.max = sizes
         self.items: dict[Item[T], None] = {}
         self.shelf: Shelf[T] = Shelf(settings)
-        self.waiters: dict[Waiter[T], None] = {}
+        self.waiters: OrderedDict[Waiter[T], None] = OrderedDict()
         self.states: dict[str, int] = dict.fromkeys(STATES, 0)
         self.is_closed = False
         self.changed: anyio.Event | None = None
@@ -155,7 +155,8 @@ class Stock(Generic[T]):
         item.obey("check")
 
     def _lend(self, item: Item[T], holder: object, site: tuple[Any, int], since: float, now: float) -> None:
-        self._set(item, "in use")
+        if item.state != "in use":  # else it goes from hand to hand
+            self._set(item, "in use")
         item.holder, item.site, item.lent_at = holder, site, now
         item.uses += 1
         self.tally.count("acquired", "acquired", now - since)
@@ -240,8 +241,7 @@ class Stock(Generic[T]):
             self._wake(self.shelf.push(item, now))
             self._tell_change()
             return
-        waiter = next(iter(self.waiters))
-        del self.waiters[waiter]
+        waiter, _ = self.waiters.popitem(last=False)
         self._lend(item, waiter.holder, waiter.site, waiter.since, now)
         waiter.item, waiter.use = item, item.uses
         waiter.ready.set()
@@ -253,7 +253,7 @@ class Stock(Generic[T]):
             return "refresh"
         if item.expires_at <= now:
             return "lifetime"
-        if len(self.items) - self.states["destroying"] > self.max:
+        if len(self.items) > self.max and len(self.items) - self.states["destroying"] > self.max:
             return "resize"
         return None
 
@@ -417,7 +417,7 @@ class Stock(Generic[T]):
         if self.is_closed:
             return
         self.is_closed = True
-        waiters, self.waiters = self.waiters, {}
+        waiters, self.waiters = self.waiters, OrderedDict()
         for waiter in waiters:
             waiter.error = PoolClosed(pool=self.label, action="acquire()")
             waiter.ready.set()
