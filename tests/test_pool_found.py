@@ -14,6 +14,7 @@ from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
 from anyscope import CloseTimeout, Hooks, Pool, PoolClosed, PoolEvent, PoolMisuse, PoolTimeout, ScopeMisuse, scope
+from anyscope._features.pooling.waiter import Waiter
 from pools import Factory, check_closed, check_open, check_serves, fill, pool_of, settle, use
 from scenarios import leaves
 
@@ -191,6 +192,51 @@ async def test_what_one_acquire_gave_is_entered_by_two() -> None:
         await enter()
         assert len(told) == 1
         await check_serves(pool)
+
+
+# ------------------------------------------------------------------ time-outs (P6, P13)
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("limit", [None, 0.5, 3])
+async def test_each_is_refused_in_his_own_time(limit: float | None) -> None:
+    """P6: with the limit of the pool, and with some that have one of their own, longer or shorter."""
+    told: dict[int, float] = {}
+    async with pool_of(Factory(), max=1, acquire_timeout=1) as pool, pool.acquire():
+
+        async def wait(number: int) -> None:
+            await anyio.sleep(number / 10)
+            own = {"timeout": limit} if limit is not None and number % 2 else {}
+            began = anyio.current_time()
+            with pytest.raises(PoolTimeout):
+                await pool.acquire(**own)
+            told[number] = anyio.current_time() - began
+
+        for _ in range(2):
+            async with anyio.create_task_group() as tg:
+                for number in range(6):
+                    tg.start_soon(wait, number)
+            assert told == {
+                number: pytest.approx(limit if limit is not None and number % 2 else 1) for number in range(6)
+            }
+
+
+@pytest.mark.virtual_time
+async def test_those_who_wait_are_not_all_looked_at_for_each_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P13: a server that is down, and many who come one after the other: each is looked at once or twice."""
+    looks: list[Waiter[Any]] = []
+    deadline = vars(Waiter)["deadline"]
+    counted = property(lambda waiter: looks.append(waiter) or deadline.__get__(waiter), deadline.__set__)
+    monkeypatch.setattr(Waiter, "deadline", counted)
+    async with pool_of(Factory(), max=1, acquire_timeout=1) as pool, pool.acquire():
+
+        async def wait(number: int) -> None:
+            await anyio.sleep(number / 1000)
+            with pytest.raises(PoolTimeout):
+                await pool.acquire()
+
+        async with anyio.create_task_group() as tg:
+            for number in range(100):
+                tg.start_soon(wait, number)
+    assert 100 <= len(looks) <= 500
 
 
 # ------------------------------------------------------------------ the rest

@@ -380,19 +380,19 @@ class Pool(Generic[T]):
             self._stock.discard(item, "user")
 
     def _lent(self, resource: T, action: str) -> Any:
-        known = [item for item in self._local(action).items if item.has_value and item.value is resource]
-        lent = [item for item in known if item.state == "in use"]
+        stock = self._local(action)
+        lent = [item for item in stock.items if item.state == "in use" and item.value is resource]
         if lent:
             task = running_task()
             return next((item for item in lent if item.holder is task), lent[0])
-        if self.closed:
+        if stock.is_closed:
             return None  # it was taken away when the pool closed
-        if known:
+        if any(item.has_value and item.value is resource for item in stock.items):
             problem = f"{action}() of a resource that has been given back already"
         else:
             problem = f"{action}() of a {type(resource).__name__} that is not one of its resources"
         raise PoolMisuse(
-            pool=self._stock.label,
+            pool=stock.label,
             problem=problem,
             remedy="Right: async with pool.acquire() as it: ...   which gives back once, and to the right pool",
         )

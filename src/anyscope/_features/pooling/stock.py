@@ -78,6 +78,7 @@ class Stock(Generic[T]):
         shelf: The idle ones.
         waiters: Who waits, in order of arrival. A plain dict searches for its first entry among those deleted before.
         states: How many items are in each state.
+        has_own_limits: Whether somebody waits, or did lately, with another limit than that of the pool.
         is_closed: Whether closing has begun.
         changed: Set, and made anew, whenever an item is gone or given back; made by who waits for that.
         attempts: When to try again after creations that failed.
@@ -90,6 +91,7 @@ class Stock(Generic[T]):
     """
 
     attempts: Attempts
+    has_own_limits: bool
     is_closed: bool
     leaks: Leaks
     max: int
@@ -110,6 +112,7 @@ class Stock(Generic[T]):
         self.shelf: Shelf[T] = Shelf(settings)
         self.waiters: OrderedDict[Waiter[T], None] = OrderedDict()
         self.states: dict[str, int] = dict.fromkeys(STATES, 0)
+        self.has_own_limits = False
         self.is_closed = False
         self.changed: anyio.Event | None = None
         longest = min(settings.backoff[1], max(settings.backoff[0], settings.acquire_timeout / 2))
@@ -176,6 +179,8 @@ class Stock(Generic[T]):
             raise timeout_of(self, limit, waiter.holder)
         if self.settings.max_waiting is not None:
             self._refuse_if_full(self.settings.max_waiting)
+        if limit != self.settings.acquire_timeout:
+            self.has_own_limits = True
         self.waiters[waiter] = None
         self.tally.counts["waited"] += 1
         if self.states["idle"] or len(self.items) < self.max:
@@ -364,15 +369,30 @@ class Stock(Generic[T]):
 
     def tick(self, now: float) -> float:
         """Do what is due, and give the time at which something will be."""
-        for waiter in [waiter for waiter in self.waiters if waiter.deadline <= now]:
-            self.refuse(waiter)
+        next_to_refuse = self._refuse_due(now)
         self._shrink(now)
         self.grow()
-        return min(
-            min((waiter.deadline for waiter in self.waiters), default=math.inf),
-            self._next_to_shrink(),
-            self.leaks.tell(self.items, now),
-        )
+        return min(next_to_refuse, self._next_to_shrink(), self.leaks.tell(self.items, now))
+
+    def _refuse_due(self, now: float) -> float:
+        """Refuse who has waited in vain; gives when the next one will have.
+
+        Those who came first are due first, unless somebody gave a limit of his own: then all are looked at. To do that
+        always takes seconds when a server is down and thousands wait.
+        """
+        due: list[Waiter[T]] = []
+        next_at = math.inf
+        for waiter in self.waiters:
+            if waiter.deadline <= now:
+                due.append(waiter)
+                continue
+            next_at = min(next_at, waiter.deadline)
+            if not self.has_own_limits:
+                break
+        for waiter in due:
+            self.refuse(waiter)
+        self.has_own_limits = self.has_own_limits and bool(self.waiters)
+        return next_at
 
     def refuse(self, waiter: Waiter[T]) -> None:
         """It has waited in vain."""
