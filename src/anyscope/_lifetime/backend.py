@@ -77,14 +77,14 @@ class Signal(Protocol):
 class FutureSignal:
     """A signal on asyncio, for half of what an `anyio.Event` costs, which is an event in an event with a queue.
 
-    Args:
-        future: A future of the loop. Done before it is set if the one who waits was cancelled natively.
+    Attributes:
+        _future: Done before it is set if the one who waits was cancelled natively.
     """
 
     __slots__ = ("_future",)
 
-    def __init__(self, future: asyncio.Future[None]) -> None:
-        self._future = future
+    def __init__(self) -> None:
+        self._future: asyncio.Future[None] = asyncio.Future()
 
     def set(self) -> None:
         """Now."""
@@ -102,8 +102,7 @@ def signal_maker() -> Callable[[], Signal]:
     if trio is not None and trio.lowlevel.in_trio_run():
         event: Callable[[], Signal] = trio.Event
         return event
-    create_future = asyncio.get_running_loop().create_future
-    return lambda: FutureSignal(create_future())
+    return FutureSignal
 
 
 async def pass_on_cancellation() -> None:

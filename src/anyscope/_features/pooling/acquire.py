@@ -65,8 +65,12 @@ class Acquire(Awaitable[T], Generic[T]):
         item, self._item = self._item, None
         self._is_entered = False
         assert item is not None
-        if item.is_lent(self._use):  # or it was given back in the block
-            end_use(self._stock, item, error)
+        if not item.is_lent(self._use):
+            return  # it was given back in the block
+        if error is None:
+            self._stock.give_back(item, used=True)
+        else:
+            end_failed_use(self._stock, item, error)
 
 
 async def acquire(stock: Stock[T], limit: float, site: tuple[Any, int]) -> Item[T]:
@@ -103,11 +107,9 @@ def raise_error_of(waiter: Waiter[Any]) -> NoReturn:
         del error
 
 
-def end_use(stock: Stock[T], item: Item[T], error: BaseException | None) -> None:
-    """A block with a resource was left: keep it, have it reset, or discard it (P8)."""
-    if error is None:
-        stock.give_back(item, used=True)
-    elif any(isinstance(leaf, stock.settings.discard_on) for leaf in leaves_of(error)):
+def end_failed_use(stock: Stock[T], item: Item[T], error: BaseException) -> None:
+    """An error has left a block with a resource: keep it, have it reset, or discard it (P8)."""
+    if any(isinstance(leaf, stock.settings.discard_on) for leaf in leaves_of(error)):
         stock.discard(item, "error")
     elif isinstance(error, Exception):
         item.is_suspect = True

@@ -21,7 +21,7 @@ from ..._vocabulary.errors import PoolClosed, PoolMisuse
 from ..._vocabulary.notes import group_of
 from ..._vocabulary.options import require_callable
 from ..._vocabulary.pools import PoolStats, bound_of, check_sizes, settings_of
-from .acquire import Acquire, end_use
+from .acquire import Acquire
 from .keeper import Keeper
 from .numbers import described, statistics_of, timeout_of
 from .stock import Stock
@@ -353,7 +353,7 @@ class Pool(Generic[T]):
         """
         item = self._lent(resource, "release")
         if item is not None:
-            end_use(self._stock, item, None)
+            self._stock.give_back(item, used=True)
 
     def discard(self, resource: T) -> None:
         """Give it back broken: it is destroyed, and another one takes its place if needed. Nothing can cancel this.

@@ -162,7 +162,9 @@ class Stock(Generic[T]):
             self._set(item, "in use")
         item.holder, item.site, item.lent_at = holder, site, now
         item.uses += 1
-        self.tally.count("acquired", "acquired", now - since)
+        self.tally.counts["acquired"] += 1
+        if self.tally.is_heard:
+            self.tally.tell("acquired", now - since)
         if self.settings.leak_after < math.inf:
             self._wake(now + self.settings.leak_after)
 
