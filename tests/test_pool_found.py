@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import sys
 from collections.abc import Callable
@@ -9,8 +10,8 @@ from contextlib import suppress
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
-from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
 from anyscope import CloseTimeout, Hooks, Pool, PoolClosed, PoolEvent, PoolMisuse, PoolTimeout, ScopeMisuse, scope
@@ -134,14 +135,14 @@ async def test_called_from_another_thread(call: str) -> None:
         thing = await pool.acquire()
         before = pool.stats
         with pytest.raises(ScopeMisuse) as caught:
-            await to_thread.run_sync(THREAD_CALLS[call], pool, thing)
+            await anyio.to_thread.run_sync(THREAD_CALLS[call], pool, thing)
         assert f"pool.{call}(...) was called from another thread" in str(caught.value)
         assert ("from_thread.run(" in str(caught.value)) == (call == "acquire")
         assert pool.stats == before
         pool.release(thing)
         await check_serves(pool)
     with suppress(PoolClosed):
-        await to_thread.run_sync(THREAD_CALLS[call], pool, thing)
+        await anyio.to_thread.run_sync(THREAD_CALLS[call], pool, thing)
 
 
 async def test_a_coroutine_object_where_a_function_is_wanted() -> None:
@@ -240,6 +241,21 @@ async def test_those_who_wait_are_not_all_looked_at_for_each_time_out(monkeypatc
 
 
 # ------------------------------------------------------------------ the rest
+@pytest.mark.asyncio_only
+async def test_cancelled_natively_and_served_in_one_step() -> None:
+    """P5: what is handed to one who is cancelled already goes on to the next."""
+    async with pool_of(Factory(), max=1) as pool:
+        thing = await pool.acquire()
+        first, second = asyncio.ensure_future(use(pool)), asyncio.ensure_future(use(pool))
+        await checkpoint()
+        assert pool.stats.waiting == 2
+        first.cancel()
+        pool.release(thing)
+        assert await second is thing
+        assert first.cancelled()
+        assert (pool.stats.cancelled, pool.stats.discarded) == (1, {})
+
+
 @pytest.mark.virtual_time
 async def test_an_error_in_the_block_is_checked_after_the_reset_too() -> None:
     """P8: any error but those of `discard_on` keeps it, checked before its next use; `reset` does not replace that."""

@@ -571,9 +571,7 @@ class Pool(Generic[T]):
         """The stock, for a call that needs an open pool."""
         stock = self._state
         if stock is None or stock.is_closed or stock.thread != get_ident():
-            stock = self._local(action)
-            if stock.is_closed:
-                raise PoolClosed(pool=stock.label, action=f"{action}()")
+            raise PoolClosed(pool=self._local(action).label, action=f"{action}()")
         return stock
 
     def _local(self, action: str) -> Stock[T]:
