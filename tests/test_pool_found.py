@@ -241,6 +241,18 @@ async def test_those_who_wait_are_not_all_looked_at_for_each_time_out(monkeypatc
 
 
 # ------------------------------------------------------------------ the rest
+async def test_repr_of_what_acquire_gives() -> None:
+    """S13: of which pool, and where it was asked for."""
+    async with pool_of(Factory(), max=1) as pool:
+        line = sys._getframe().f_lineno + 1
+        given = pool.acquire()
+        place = f"asked for at test_pool_found.py:{line} in test_repr_of_what_acquire_gives"
+        assert repr(given) == f"<Acquire of pool db of app, {place}>"
+        async with given:
+            assert repr(given) == f"<Acquire of pool db of app, entered, {place}>"
+        assert repr(given) == f"<Acquire of pool db of app, {place}>"
+
+
 @pytest.mark.asyncio_only
 async def test_cancelled_natively_and_served_in_one_step() -> None:
     """P5: what is handed to one who is cancelled already goes on to the next."""

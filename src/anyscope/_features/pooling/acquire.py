@@ -9,6 +9,7 @@ from anyio.lowlevel import checkpoint
 
 from ..._lifetime.ending import leaves_of
 from ..._vocabulary.errors import PoolClosed, PoolMisuse
+from .numbers import place_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,6 +28,22 @@ class Acquire(Awaitable[T], Generic[T]):
         stock: The stock of the pool.
         limit: The seconds to wait at most.
         site: The code and line that asks.
+
+    Example:
+        >>> import anyio
+        >>> from anyscope import Pool
+        >>> async def main():
+        ...     async with Pool(list, name="lists") as pool:
+        ...         asking = pool.acquire(timeout=5)
+        ...         async with asking:
+        ...             print(repr(asking).partition(", asked")[0])
+        >>> anyio.run(main)
+        <Acquire of pool lists, entered
+
+    Attributes:
+        _is_entered: Whether a block with it is waited for or open.
+        _item: What the block has.
+        _use: Which use of that it is.
     """
 
     __slots__ = ("_is_entered", "_item", "_limit", "_site", "_stock", "_use")
@@ -38,6 +55,10 @@ class Acquire(Awaitable[T], Generic[T]):
         self._is_entered = False
         self._item: Item[T] | None = None
         self._use = 0
+
+    def __repr__(self) -> str:
+        state = "entered, " if self._is_entered else ""
+        return f"<Acquire of pool {self._stock.label}, {state}asked for at {place_of(self._site)}>"
 
     def __await__(self) -> Generator[Any, Any, T]:
         item = yield from acquire(self._stock, self._limit, self._site).__await__()
