@@ -27,7 +27,7 @@ class Acquire(Awaitable[T], Generic[T]):
     Args:
         stock: The stock of the pool.
         limit: The seconds to wait at most.
-        site: The code and line that asks.
+        site: The code that asks, and the offset of the instruction in it.
 
     Example:
         >>> import anyio
@@ -103,7 +103,7 @@ async def acquire(stock: Stock[T], limit: float, site: tuple[Any, int]) -> Item[
     if item is None:
         waiter = stock.enqueue(site, limit, now)
         try:
-            await waiter.ready.wait()
+            await waiter.ready
         except BaseException:
             stock.withdraw(waiter)
             raise

@@ -70,7 +70,7 @@ class Item(Generic[T]):
         is_suspect: Whether it must be checked before it is lent again. Written by the stock.
         is_obsolete: Whether it is to be destroyed as soon as nobody uses it. Written by the stock.
         holder: The native task that has it. Written by the stock, like the next three.
-        site: The code and line where it was acquired.
+        site: The code where it was acquired, and the offset of the instruction.
         lent_at: When it was lent.
         is_leak_told: Whether it was told that it has been lent for long.
         has_begun: Whether the task has.

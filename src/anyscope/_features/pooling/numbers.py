@@ -106,5 +106,11 @@ def described(item: Item[Any], now: float) -> str:
 
 def place_of(site: tuple[Any, int]) -> str:
     """A line of code, such as `app.py:12 in main`."""
-    code, line = site
-    return "?" if code is None else f"{code.co_filename.rpartition('/')[2]}:{line} in {code.co_name}"
+    code = site[0]
+    return "?" if code is None else f"{code.co_filename.rpartition('/')[2]}:{line_of(site)} in {code.co_name}"
+
+
+def line_of(site: tuple[Any, int]) -> int:
+    """The number of the line: searched for only when it is told, which costs more the longer the function is."""
+    code, offset = site
+    return next(line for start, end, line in code.co_lines() if start <= offset < end and line is not None)

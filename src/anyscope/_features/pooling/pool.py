@@ -248,7 +248,7 @@ class Pool(Generic[T]):
         """
         frame = sys._getframe(1)  # noqa: SLF001  there is no cheaper way to say where it was acquired
         limit = self._settings.acquire_timeout if timeout is INHERIT else bound_of("timeout", timeout)
-        return Acquire(self._usable("acquire"), limit, (frame.f_code, frame.f_lineno))
+        return Acquire(self._usable("acquire"), limit, (frame.f_code, frame.f_lasti))
 
     def acquire_nowait(self) -> T:
         """Get an idle resource at once; give it back with `release` or `discard`. Nothing can cancel this.
@@ -279,7 +279,7 @@ class Pool(Generic[T]):
         """
         frame = sys._getframe(1)  # noqa: SLF001  as in `acquire`
         stock = self._usable("acquire_nowait")
-        item = stock.take((frame.f_code, frame.f_lineno), stock.now())
+        item = stock.take((frame.f_code, frame.f_lasti), stock.now())
         if item is None:
             raise anyio.WouldBlock
         return item.value

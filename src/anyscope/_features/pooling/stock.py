@@ -35,7 +35,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ..._lifetime.backend import running_clock, running_task_teller, signal_maker
+from ..._lifetime.backend import running_clock, running_task_teller, signals
 from ..._lifetime.start import Start
 from ..._vocabulary.errors import PoolClosed, PoolFull
 from .attempts import Attempts
@@ -124,7 +124,7 @@ class Stock(Generic[T]):
         self.thread = threading.get_ident()
         self.now = running_clock()
         self._running_task = running_task_teller()
-        self._signal = signal_maker()
+        self._signal, self._ring = signals()
         self._wake = wake
         self.leaks = Leaks(label, settings.leak_after)
         self._random = random.Random()  # noqa: S311  for jitter
@@ -251,7 +251,7 @@ class Stock(Generic[T]):
         waiter, _ = self.waiters.popitem(last=False)
         self._lend(item, waiter.holder, waiter.site, waiter.since, now)
         waiter.item, waiter.use = item, item.uses
-        waiter.ready.set()
+        self._ring(waiter.ready)
 
     def _reason_to_retire(self, item: Item[T], now: float) -> str | None:
         if self.is_closed:
@@ -401,7 +401,7 @@ class Stock(Generic[T]):
         self.waiters.pop(waiter, None)
         self.tally.count("timeouts", "timeout", self.now() - waiter.since)
         waiter.error = timeout_of(self, waiter.limit, waiter.holder)
-        waiter.ready.set()
+        self._ring(waiter.ready)
 
     def _shrink(self, now: float) -> None:
         """Retire what is too old, and what nobody has needed for long; the least recently used first."""
@@ -442,7 +442,7 @@ class Stock(Generic[T]):
         waiters, self.waiters = self.waiters, OrderedDict()
         for waiter in waiters:
             waiter.error = PoolClosed(pool=self.label, action="acquire()")
-            waiter.ready.set()
+            self._ring(waiter.ready)
         for item in self.shelf.clear():
             self._retire(item, "closed")
         for item in self.items:

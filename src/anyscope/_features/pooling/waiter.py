@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from ..._lifetime.backend import Signal
+    from collections.abc import Awaitable
+
     from .item import Item
 
 T = TypeVar("T")
@@ -23,7 +24,7 @@ class Waiter(Generic[T]):
         error: Why nothing will be.
         ready: Set with either.
         holder: The native task that waits.
-        site: The code and line where it asked.
+        site: The code where it asked, and the offset of the instruction.
     """
 
     __slots__ = ("deadline", "error", "holder", "item", "limit", "ready", "since", "site", "use")
@@ -31,12 +32,14 @@ class Waiter(Generic[T]):
     deadline: float
     holder: object
     limit: float
-    ready: Signal
+    ready: Awaitable[None]
     since: float
     site: tuple[Any, int]
     use: int
 
-    def __init__(self, since: float, limit: float, site: tuple[Any, int], holder: object, ready: Signal) -> None:
+    def __init__(
+        self, since: float, limit: float, site: tuple[Any, int], holder: object, ready: Awaitable[None]
+    ) -> None:
         self.since = since
         self.deadline = since + limit
         self.limit = limit
