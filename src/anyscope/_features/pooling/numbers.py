@@ -113,4 +113,5 @@ def place_of(site: tuple[Any, int]) -> str:
 def line_of(site: tuple[Any, int]) -> int:
     """The number of the line: searched for only when it is told, which costs more the longer the function is."""
     code, offset = site
-    return next(line for start, end, line in code.co_lines() if start <= offset < end and line is not None)
+    lines: Iterable[tuple[int, int, int | None]] = code.co_lines()
+    return next(line for start, end, line in lines if start <= offset < end and line is not None)
