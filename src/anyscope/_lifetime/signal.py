@@ -228,7 +228,10 @@ class CancelSource:
         return f"<CancelSource {self._name} {state}>"
 
 
-_AWAITED = {f"s.{call}" for call in ("run", "start", "use", "enter", "parallel", "parallel_aggregate", "race", "any")}
+_AWAITED = {
+    *(f"s.{call}" for call in ("run", "start", "use", "enter", "parallel", "parallel_aggregate", "race", "any")),
+    *(f"pool.{call}" for call in ("acquire", "execute", "ready", "aclose")),
+}
 
 
 def wrong_thread(path: str, call: str) -> ScopeMisuse:
