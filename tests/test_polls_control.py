@@ -292,6 +292,10 @@ async def test_trigger_while_it_is_paused() -> None:
         poll.resume()
         await anyio.sleep(0.1)
         assert source.starts == [0.35, 0.85, 0.9]
+        poll.pause()
+        await anyio.sleep(0.5)
+        assert await poll.trigger() == 4
+        assert poll.status().skipped_ticks == 0
 
 
 async def test_trigger_in_a_pause_after_failures() -> None:
