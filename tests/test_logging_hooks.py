@@ -189,7 +189,7 @@ async def test_level_and_logger_are_chosen() -> None:
 
 def test_repr() -> None:
     """H5: what it is and what it hears."""
-    assert repr(LoggingHooks()) == "<LoggingHooks before_task, after_task, on_cancel, on_dispose, pool_changed>"
+    assert repr(LoggingHooks()) == "<LoggingHooks before_task, after_task, on_cancel, on_dispose, pool_changed, polled>"
 
 
 async def test_the_kinds_of_disposals() -> None:

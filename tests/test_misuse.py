@@ -27,6 +27,8 @@ from anyscope import (
     AnyscopeError,
     CloseTimeout,
     NoCurrentScope,
+    PollFailed,
+    PollStopped,
     PoolClosed,
     PoolFull,
     PoolMisuse,
@@ -644,6 +646,8 @@ SAMPLES: list[AnyscopeError] = [
     PoolFull(pool="db of app", max_waiting=3),
     PoolClosed(pool="db of app", action="acquire()"),
     PoolMisuse(pool="db of app", problem="it was left", remedy="Enter it."),
+    PollFailed(poll="health of app", failures=3, problem="OSError: no"),
+    PollStopped(poll="health of app", action="next()", reason="stop() was called"),
 ]
 
 

@@ -4,7 +4,7 @@ The house. A module imports only from its own floor and from those below; a test
 
     floor 0  _vocabulary   errors, results, hooks, checks       knows nothing of event loops
     floor 1  _lifetime     signal, place, owner, closing        knows nothing of features
-    floor 2  _features     tasks, parallel family, services, pool  know an owner, never a Scope
+    floor 2  _features     tasks, services, pool, poll and so on   know an owner, never a Scope
     floor 3  _face         Scope, scope(), use() ...            thin methods
     floor 4  around it     __main__ and the census it takes
 """
@@ -23,6 +23,7 @@ from ._features.parallel import Aggregate as Aggregate
 from ._features.parallel import Completed as Completed
 from ._features.parallel import Failed as Failed
 from ._features.parallel import Progress as Progress
+from ._features.polling.poll import Poll as Poll
 from ._features.pooling.acquire import Acquire as Acquire
 from ._features.pooling.pool import Pool as Pool
 from ._features.task import Task as Task
@@ -32,6 +33,8 @@ from ._lifetime.signal import CancelSource as CancelSource
 from ._vocabulary.errors import AnyscopeError as AnyscopeError
 from ._vocabulary.errors import CloseTimeout as CloseTimeout
 from ._vocabulary.errors import NoCurrentScope as NoCurrentScope
+from ._vocabulary.errors import PollFailed as PollFailed
+from ._vocabulary.errors import PollStopped as PollStopped
 from ._vocabulary.errors import PoolClosed as PoolClosed
 from ._vocabulary.errors import PoolFull as PoolFull
 from ._vocabulary.errors import PoolMisuse as PoolMisuse
@@ -50,11 +53,13 @@ from ._vocabulary.errors import TaskTimeout as TaskTimeout
 from ._vocabulary.hooks import Cancelled as Cancelled
 from ._vocabulary.hooks import Disposed as Disposed
 from ._vocabulary.hooks import Hooks as Hooks
+from ._vocabulary.hooks import PollEvent as PollEvent
 from ._vocabulary.hooks import PoolEvent as PoolEvent
 from ._vocabulary.hooks import TaskEnded as TaskEnded
 from ._vocabulary.hooks import TaskStarted as TaskStarted
 from ._vocabulary.keys import Key as Key
 from ._vocabulary.logging_hooks import LoggingHooks as LoggingHooks
+from ._vocabulary.polls import PollStatus as PollStatus
 from ._vocabulary.pools import PoolStats as PoolStats
 from ._vocabulary.results import Err as Err
 from ._vocabulary.results import Ok as Ok
@@ -81,6 +86,11 @@ __all__ = (
     "LoggingHooks",
     "NoCurrentScope",
     "Ok",
+    "Poll",
+    "PollEvent",
+    "PollFailed",
+    "PollStatus",
+    "PollStopped",
     "Pool",
     "PoolClosed",
     "PoolEvent",

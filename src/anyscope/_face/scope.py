@@ -24,7 +24,7 @@ from .._lifetime.signal import CancelSignal
 from .._vocabulary.errors import NoCurrentScope, ScopeCancelled
 from .._vocabulary.keys import Key, label_of
 from .._vocabulary.options import check_count, check_name, check_seconds, name_of, require_callable
-from .providing import Providing
+from .polling import Polling
 from .tree import ScopeStatistics, draw, statistics_of, summary
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 
-class Scope(Providing):
+class Scope(Polling):
     """Owns everything that is started inside it; make one with `scope()`.
 
     When the block `async with scope() as s:` ends, all of it has ended, in the right order, and no error

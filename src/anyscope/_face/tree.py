@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._features.polling.pilot import Pilot, is_pilot
 from .._features.pooling.pool import is_pool
 from .._features.task import Task
 from .._lifetime.opening import Opening, Wait
@@ -26,7 +27,7 @@ class ScopeStatistics:
     """Counts of one scope at one moment.
 
     Attributes:
-        running: Tasks and calls that have begun and not ended, daemons included.
+        running: Tasks and calls that have begun and not ended, daemons included, but not polls.
         queued: Tasks that wait for a slot.
         succeeded: Tasks that ended with a value.
         failed: Tasks that ended with an error.
@@ -54,7 +55,7 @@ def statistics_of(owner: Owner, tasks: Tasks | None) -> ScopeStatistics:
     """Count now."""
     queued = len(tasks.slots.queued) if tasks is not None and tasks.slots is not None else 0
     children = sum(1 for _ in owner.children)
-    not_running = queued + sum(isinstance(work, (Owner, Opening, Wait)) for work in owner.works)
+    not_running = queued + sum(isinstance(work, (Owner, Opening, Pilot, Wait)) for work in owner.works)
     return ScopeStatistics(
         running=len(owner.works.live) + len(owner.works.daemons) - not_running,
         queued=queued,
@@ -99,6 +100,8 @@ def _lines(owner: Owner) -> Iterator[str]:
                 yield f"{indent}  task {work.label} {work.status}{kind}"
             elif isinstance(work, Opening):
                 yield from (f"{indent}  entering {work.label}" for _ in range(work.kind == "entered"))
+            elif is_pilot(work):
+                yield f"{indent}  {work.label} {work.course.status()}"
             elif not isinstance(work, (Owner, Wait)):
                 yield f"{indent}  call {work.label}"
         yield from (f"{indent}  {line}" for line in (*_services(current), *_to_close(current)))

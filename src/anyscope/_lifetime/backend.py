@@ -109,6 +109,17 @@ async def pass_on_cancellation() -> None:
         await checkpoint_if_cancelled()
 
 
+def forget_native_cancellation() -> None:
+    """Take back the native cancellations of the running task, which were dealt with.
+
+    Otherwise `asyncio.TaskGroup` would take them for cancellations that are still to come.
+    """
+    task = running_task()
+    if sys.version_info >= (3, 11) and isinstance(task, asyncio.Task):
+        while task.cancelling():
+            task.uncancel()
+
+
 def call_later(delay: float, callback: Callable[[], object]) -> Callable[[], None] | None:
     """Have the loop call `callback` in `delay` seconds; gives what prevents that, or `None` on Trio."""
     trio: Any = sys.modules.get("trio")

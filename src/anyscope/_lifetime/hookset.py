@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, TypeGuard
 
-from .._vocabulary.hooks import Cancelled, Disposed, Hooks, PoolEvent, TaskEnded, TaskStarted, name_if_used
+from .._vocabulary.hooks import Cancelled, Disposed, Hooks, PollEvent, PoolEvent, TaskEnded, TaskStarted, name_if_used
 
 logger = logging.getLogger("anyscope")
 
@@ -49,7 +49,7 @@ class HookSet:
         own: The hooks given to this scope.
     """
 
-    __slots__ = ("after", "before", "cancelled", "disposed", "pool_changed")
+    __slots__ = ("after", "before", "cancelled", "disposed", "polled", "pool_changed")
 
     def __init__(self, inherited: HookSet | None, own: Iterable[Hooks]) -> None:
         hooks = tuple(own)
@@ -58,17 +58,19 @@ class HookSet:
         self.cancelled: tuple[HookCall, ...] = _calls(hooks, "on_cancel", "cancelled")
         self.disposed: tuple[HookCall, ...] = _calls(hooks, "on_dispose", "disposed")
         self.pool_changed: tuple[HookCall, ...] = _calls(hooks, "pool_changed", "pool_changed")
+        self.polled: tuple[HookCall, ...] = _calls(hooks, "polled", "polled")
         if inherited is not None:
             self.before = inherited.before + self.before
             self.after = inherited.after + self.after
             self.cancelled = inherited.cancelled + self.cancelled
             self.disposed = inherited.disposed + self.disposed
             self.pool_changed = inherited.pool_changed + self.pool_changed
+            self.polled = inherited.polled + self.polled
 
     @property
     def failures(self) -> int:
         """How often hooks have raised so far."""
-        calls = self.before + self.after + self.cancelled + self.disposed + self.pool_changed
+        calls = self.before + self.after + self.cancelled + self.disposed + self.pool_changed + self.polled
         return sum(call.failures for call in calls)
 
     def tell_started(self, event: TaskStarted) -> None:
@@ -94,6 +96,11 @@ class HookSet:
     def tell_pool_changed(self, event: PoolEvent) -> None:
         """Outer to inner."""
         for call in self.pool_changed:
+            call(event)
+
+    def tell_polled(self, event: PollEvent) -> None:
+        """Outer to inner."""
+        for call in self.polled:
             call(event)
 
 

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from .branch import Branch
 
-What: TypeAlias = Literal["entered", "launching", "opening", "pushed", "provided"]
-"""A scope was entered, nothing of it has run; a task of it is started or queued; something begins to be opened in it;
-a clean-up step was registered; or it provides one more service, after entry. With all but the first goes what it is:
-the `Task`, the `Opening`, the `CleanUp`, the key."""
+What: TypeAlias = Literal["entered", "launching", "polling", "opening", "pushed", "provided"]
+"""A scope was entered, nothing of it has run; a task of it is started or queued; a poll is started; something begins to
+be opened in it; a clean-up step was registered; or it provides one more service, after entry. With all but the first
+goes what it is: the `Task`, the `Pilot`, the `Opening`, the `CleanUp`, the key."""
 
 WATCHERS: list[Callable[[What, Branch, object], None]] = []
 """Called in the task that does it, before it goes on; with scopes of every event loop and thread."""

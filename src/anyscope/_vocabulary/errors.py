@@ -20,6 +20,8 @@ The tree, held to the classes by a test:
       PoolFull
       PoolClosed
       PoolMisuse (RuntimeError)
+      PollFailed
+      PollStopped
 
 Each carries typed attributes and builds its text from them, so that a program never has to parse a
 message. Wrong types and wrong values of options are Python's own `TypeError` and `ValueError`.
@@ -419,3 +421,46 @@ class PoolMisuse(AnyscopeError, RuntimeError):
         self.problem = problem
         self.remedy = remedy
         super().__init__(f"pool {pool}: {problem}\n{remedy}")
+
+
+class PollFailed(AnyscopeError):
+    """A poll was given up because of an error, which is the `__cause__`.
+
+    It leaves the scope where `on_error` is `"raise"` or `max_failures` is reached, and is raised to who waits for a
+    value of a poll that failed in whichever way.
+
+    Attributes:
+        poll: The poll and its scope, such as `health of app`.
+        failures: How many polls had failed in a row; 0 where one of the other functions failed.
+        problem: The last error, as text.
+    """
+
+    def __init__(self, *, poll: str, failures: int, problem: str) -> None:
+        self.poll = poll
+        self.failures = failures
+        self.problem = problem
+        times = f" {failures} times in a row" if failures > 1 else ""
+        super().__init__(
+            f"poll {poll} failed{times}, with {problem}\n"
+            'What may go wrong now and then is best left to on_error="continue" without max_failures; '
+            "poll.status() and the hooks tell of it."
+        )
+
+
+class PollStopped(AnyscopeError):
+    """A poll was asked for something that a stopped one cannot give.
+
+    Attributes:
+        poll: The poll and its scope, such as `health of app`.
+        action: What was asked of it.
+        reason: Why it had stopped.
+    """
+
+    def __init__(self, *, poll: str, action: str, reason: str) -> None:
+        self.poll = poll
+        self.action = action
+        self.reason = reason
+        super().__init__(
+            f"poll {poll} has stopped ({reason}): {action} gives nothing\n"
+            "poll.start() starts it again, as long as its scope is open."
+        )

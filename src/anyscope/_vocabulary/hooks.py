@@ -135,6 +135,38 @@ class PoolEvent:
     error: Exception | None = None
 
 
+PollMoment: TypeAlias = Literal["started", "succeeded", "failed", "cut", "skipped", "ended"]
+PollState: TypeAlias = Literal["waiting", "polling", "paused", "stopped", "failed", "done"]
+
+
+@dataclass(frozen=True, slots=True)
+class PollEvent:
+    """Something happened in a poll; told in its own task, but for `ended`.
+
+    Attributes:
+        poll: The name of the poll.
+        path: The path of its scope.
+        moment: `started`: a fetch begins; then `succeeded`, `failed`, or `cut` (by `stop()`, or the end of the scope).
+            `skipped`: ticks were missed. `ended`: the poll does not go on.
+        number: Which fetch of the poll it is, counted from 1; 0 for one that has made none.
+        duration: Seconds that the fetch took; else 0.
+        failures: How many fetches have failed in a row.
+        skipped: How many ticks were missed; else 0.
+        state: For `ended`, how: `stopped`, `failed` or `done`; else empty.
+        error: What the fetch raised, or what the poll failed with, or `None`.
+    """
+
+    poll: str
+    path: str
+    moment: PollMoment
+    number: int = 0
+    duration: float = 0.0
+    failures: int = 0
+    skipped: int = 0
+    state: str = ""
+    error: Exception | None = None
+
+
 class Hooks:
     """Functions that a scope calls as it works: pass some, or subclass and override.
 
@@ -212,6 +244,10 @@ class Hooks:
         """Something happened in a pool of the scope; there is no simple form of it."""
         return None
 
+    def polled(self, event: PollEvent, /) -> object:
+        """Something happened in a poll of the scope; there is no simple form of it."""
+        return None
+
     def __repr__(self) -> str:
         used = [simple for simple, full in _MOMENTS if name_if_used(self, simple, full)]
         return f"<{type(self).__name__} {', '.join(used) or 'nothing'}>"
@@ -223,6 +259,7 @@ _MOMENTS = (
     ("on_cancel", "cancelled"),
     ("on_dispose", "disposed"),
     ("pool_changed", "pool_changed"),
+    ("polled", "polled"),
 )
 
 

@@ -9,16 +9,17 @@ from .errors import because
 from .hooks import Hooks
 
 if TYPE_CHECKING:
-    from .hooks import Cancelled, Disposed, PoolEvent, TaskEnded, TaskStarted
+    from .hooks import Cancelled, Disposed, PollEvent, PoolEvent, TaskEnded, TaskStarted
 
 
 class LoggingHooks(Hooks):
-    """Hooks that log tasks, cancellations, clean-ups and pools; arguments and values are never logged.
+    """Hooks that log tasks, cancellations, clean-ups, pools and polls; arguments and values are never logged.
 
     What goes well is logged at `level`, a failed task or clean-up at WARNING with its traceback; what fails in a pool
-    at WARNING too, without one, for that may happen again and again. Each record
-    has the attributes `scope` (the path) and `subject` (the name of what it is about), and where something has
-    ended `duration` in seconds and `outcome` (`ok`, `error`, `cancelled`), for formatters that write fields.
+    at WARNING too, without one, for that may happen again and again. Failing fetches of polls are left out: the polls
+    log these themselves, on the logger `anyscope`, with or without hooks. Each record has the attributes `scope` (the
+    path) and `subject` (the name of what it is about), and where something has ended `duration` in seconds and
+    `outcome` (`ok`, `error`, `cancelled`), for formatters that write fields.
 
     Args:
         logger: Where to log; by default the logger `anyscope.trace`.
@@ -86,6 +87,19 @@ class LoggingHooks(Hooks):
         after = f" after {event.duration:.3f} s" if event.duration else ""
         text = f"{words}{after}{because(event.error)}"
         self._logger.log(level, "%s: %s: %s", event.path, subject, text, extra=fields)
+
+    def polled(self, event: PollEvent, /) -> None:
+        """Log what happens in a poll; not what fails, which the poll has logged already."""
+        if event.moment == "failed" or not self._logger.isEnabledFor(self._level):
+            return
+        subject = f"poll {event.poll}"
+        fields = {"scope": event.path, "subject": subject, "duration": event.duration}
+        number = "" if event.moment in ("skipped", "ended") else f"fetch {event.number} "
+        after = f" after {event.duration:.3f} s" if event.duration else ""
+        count = f" {event.skipped}" if event.skipped else ""
+        state = f" ({event.state})" if event.state else ""
+        text = f"{number}{event.moment}{count}{after}{state}"
+        self._logger.log(self._level, "%s: %s: %s", event.path, subject, text, extra=fields)
 
     def _log_end(
         self, subject: str, verb: str, event: TaskEnded | Disposed, outcome: str, error: BaseException | None

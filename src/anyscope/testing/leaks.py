@@ -6,8 +6,8 @@ or an instrument (Trio), both public. What was written down is held, so that gar
 a scope whose generator was dropped half-way, nor a task of asyncio that nobody refers to.
 
 What an outer scope gets in the block is the block's, except for its services: they are made by whoever asks first, and
-meant to stay. What belongs to such a service (its tasks, and scopes of its own) is left out with it, and so is what an
-outer pool makes for the block; but what the block has acquired there it must give back.
+meant to stay. What belongs to such a service (its tasks and polls, and scopes of its own) is left out with it, and so
+is what an outer pool makes for the block; but what the block has acquired there it must give back.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
 import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint
 
+from .._features.polling.pilot import is_pilot
 from .._features.pooling.numbers import line_of
 from .._features.pooling.pool import is_pool, stock_of, task_names
 from .._features.service import Service
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from .._lifetime.branch import Branch
     from ._spawns import Spawn
 
-Kind: TypeAlias = Literal["scope", "service", "context manager", "pool", "clean-up", "task", "resource"]
+Kind: TypeAlias = Literal["scope", "service", "context manager", "pool", "poll", "clean-up", "task", "resource"]
 
 TURNS = 50
 """How many turns of the event loop something has to end by itself: a cancelled task needs a few."""
@@ -48,14 +49,15 @@ TURNS = 50
 UNTOLD = (None, None, "")
 _KINDS: dict[str, Kind] = {"service": "service", "entered": "context manager", "pool": "pool"}
 _MADE: dict[Kind, str] = {
-    "scope": "entered", "service": "made", "context manager": "entered", "pool": "opened", "clean-up": "registered",
-    "task": "started", "resource": "acquired",
+    "scope": "entered", "service": "made", "context manager": "entered", "pool": "opened", "poll": "started",
+    "clean-up": "registered", "task": "started", "resource": "acquired",
 }  # fmt: skip
 _REMEDIES: dict[Kind, str] = {
     "scope": "Right: async with scope(...) as s: ... in the task that runs the block, left before the check ends",
     "task": "Right: start it in a scope or task group that ends before the check, or cancel it and wait for it",
     "context manager": "Right: enter what is needed for the block in a scope of the block",
     "pool": "Right: make what is needed for the block in a scope of the block",
+    "poll": "Right: start it in a scope of the block, or poll.stop() it before the check ends",
     "resource": "Right: async with pool.acquire() as it: ...   which gives it back",
 }
 
@@ -68,7 +70,7 @@ class Leak:
     """One thing that was left behind.
 
     Attributes:
-        kind: `scope`, `service`, `context manager`, `pool`, `clean-up`, `task`, or `resource` of a pool.
+        kind: `scope`, `service`, `context manager`, `pool`, `poll`, `clean-up`, `task`, or `resource` of a pool.
         name: What it is called.
         path: The path of the scope that it is or belongs to; empty for a task of no scope.
         place: Where it was made, such as `app.py:12 in main`; empty where that is not known.
@@ -114,7 +116,7 @@ async def no_leaks() -> AsyncGenerator[None, None]:
 
     What was there before does not count, nor do the services of scopes that were: these are made on first use, and
     meant to stay. Anything else that the block adds to an outer scope counts: a context manager entered there, a
-    clean-up, a task. What is about to end has a few turns of the event loop to do so.
+    clean-up, a task, a poll. What is about to end has a few turns of the event loop to do so.
 
     All tasks and scopes of the event loop are looked at, so what others begin in the meantime counts too: use it where
     the block is all that happens.
@@ -167,6 +169,7 @@ class Recorder:
         _things: What was started, opened or registered: its scope, itself, its place; by identity. Written likewise.
         _before: The native tasks that were there, by id; each with its coroutine, for ids are used again.
         _outer: A scope around the block, through which the others around it are found.
+        _polling: The polls that ran by then.
         _lent: The resources of pools that were lent by then, each with which use of it that was.
         _limit: How much is written down before what has closed is thrown away.
     """
@@ -177,6 +180,7 @@ class Recorder:
         self._things: dict[int, tuple[Owner, object, str]] = {}
         self._before: dict[int, object] = {info.id: info.coro for info in anyio.get_running_tasks()}
         self._outer = nearest_open(closing_too=True)
+        self._polling = {work for branch in self._all_scopes() for work in branch.works if is_pilot(work)}
         self._lent = {item: item.uses for _, pool in self._pools() for item in stock_of(pool).holders()}
         self._limit = 1000
         self._spawns = Spawns.of_running_loop()
@@ -195,7 +199,7 @@ class Recorder:
         is_by_outer_service = self._is_by_outer_service(service_owner())
         if what == "entered" and not is_by_outer_service:
             self._scopes[branch] = place_of_caller()
-        elif what != "entered" and not (what == "launching" and is_by_outer_service):
+        elif what != "entered" and not (what in ("launching", "polling") and is_by_outer_service):
             self._things[id(subject)] = (branch, subject, place_of_caller())
         if len(self._scopes) + len(self._things) > self._limit:
             self._prune()
@@ -224,6 +228,7 @@ class Recorder:
             yield Leak("scope", branch.name, branch.path, self._scopes[branch])
             yield from (self._leak_of(branch, step) for step in branch.clean_ups)
         yield from self._left_in_outer()
+        yield from self._left_polls()
         yield from self._left_resources()
         yield from self._left_tasks(still_open)
 
@@ -234,6 +239,11 @@ class Recorder:
                 continue
             if thing.kind != "service" and any(step is thing for step in branch.clean_ups):
                 yield self._leak_of(branch, thing)
+
+    def _left_polls(self) -> Iterator[Leak]:
+        for branch, thing, place in self._things.values():
+            if is_pilot(thing) and thing.has_task and thing not in self._polling:
+                yield Leak("poll", thing.label.removeprefix("poll "), branch.path, place)
 
     def _left_resources(self) -> Iterator[Leak]:
         """What was acquired from a pool around the block, and not given back."""
@@ -294,6 +304,8 @@ class Recorder:
                 _, _, place = self._things.get(id(work), UNTOLD)
                 if isinstance(work, Task):
                     found[id(work.native)] = (branch, work.label, place)
+                elif is_pilot(work):
+                    found[id(work.native)] = (branch, "", place)
         for branch, thing, place in self._things.values():
             if _is_opening(thing):
                 found[id(thing.native)] = (branch, "" if thing.is_done else thing.label, place)
@@ -314,6 +326,8 @@ class Recorder:
 
 
 def _is_over(branch: Branch, thing: object) -> bool:
+    if is_pilot(thing):
+        return not thing.has_task
     return branch.phase == "closed" or (isinstance(thing, Task) and thing.done)
 
 
