@@ -37,7 +37,7 @@ nitpick_ignore_regex = [
     # Aliases, and classes of the lower floors that only appear in signatures.
     (
         "py:(class|obj)",
-        r"(anyscope\._\w+\..*|Result|Jobs|Owner|Checked|Ambient|Outcome|(Task|Cancel|Disposal)Kind)",
+        r"(anyscope\._\w+\..*|Result|Jobs|Owner|Checked|Ambient|Outcome|(Task|Cancel|Disposal)Kind|Every|Missed|Poll(Moment|State))",
     ),
     ("py:(class|obj)", r"(Scenario|Schedule|Stock|Pool(Moment|Options))"),
     ("py:(class|obj)", r"(_?Async\w+|Abstract\w+|_GeneratorContextManager|Task(Group|Info|Status))"),

@@ -412,6 +412,176 @@ async def tasks_of_the_pool_are_cancelled_natively(sim: Simulation) -> None:
     assert shop.alive == 0
 
 
+@story
+async def executing(sim: Simulation) -> None:
+    """P1, P5: cancelled anywhere in `execute`, what it had is given back or destroyed."""
+    shop = Shop(1, "slow", "ok")
+    async with scope(name="app") as s:
+        pool: Pool[Thing] = s.pool(shop.create, destroy=shop.destroy, max=1)
+
+        async def query(thing: Thing, answer: int) -> int:
+            await shop.work_with(thing)
+            return answer
+
+        async def victim() -> None:
+            assert await pool.execute(query, 3) == 3
+            assert await pool.execute(query, 4) == 4
+
+        s.start_soon(shop.use, pool)
+        await sim.victim(victim)
+        await serves_all(pool, shop)
+    shop.check_closed(pool)
+
+
+@story
+async def waiting_until_it_is_warm(sim: Simulation) -> None:
+    """P7: `ready`, with creations that are slow and fail."""
+    shop = Shop(3, "slow", "fail", "ok")
+    async with scope(name="app") as s:
+        pool: Pool[Thing] = s.pool(shop.create, destroy=shop.destroy, max=3, min=3)
+        s.start_soon(pool.ready)
+        await sim.victim(pool.ready)
+        await pool.ready()
+        await serves_all(pool, shop)
+    shop.check_closed(pool)
+
+
+@story
+async def given_back_by_another_task(sim: Simulation) -> None:
+    """P1: acquired in one task, released in another."""
+    shop = Shop(1)
+    send, receive = anyio.create_memory_object_stream[Thing](10)
+    async with receive, send, scope(name="app") as s:
+        pool: Pool[Thing] = s.pool(shop.create, destroy=shop.destroy, max=1)
+
+        async def give_back() -> None:
+            async for thing in receive:
+                await checkpoint()
+                pool.release(thing)
+
+        async def take() -> None:
+            for _ in range(3):
+                send.send_nowait(await pool.acquire())
+
+        s.start_soon(give_back)
+        s.start_soon(take)
+        await sim.victim(take)
+        s.start_soon(take)
+        await anyio.sleep(1)
+        send.close()
+        await serves_all(pool, shop)
+    shop.check_closed(pool)
+
+
+@story
+async def a_pool_alone(sim: Simulation) -> None:
+    """P11: without a scope, cancelled from birth to end; a creation and a reset that hang."""
+    shop = Shop(2, "hang", "ok")
+    pools: list[Pool[Thing]] = []
+
+    async def victim() -> None:
+        async with Pool(
+            shop.create, destroy=shop.destroy, max=2, min=1, create_timeout=3, close_timeout=1, reset=_hang
+        ) as pool:
+            pools.append(pool)
+            await shop.use(pool, times=2)
+
+    await sim.victim(victim)
+    for pool in pools:
+        shop.check_closed(pool)
+
+
+@story
+async def a_pool_in_a_service_and_a_daemon(sim: Simulation) -> None:
+    """P11: opened in a service's own task and in a daemon, which end before and after their users."""
+    shop = Shop(4)
+
+    async def service() -> AsyncIterator[Pool[Thing]]:
+        async with Pool(shop.create, destroy=shop.destroy, max=2, min=1) as pool:
+            await pool.ready()
+            yield pool
+
+    async def daemon() -> None:
+        async with Pool(shop.create, destroy=shop.destroy, max=2, min=1) as pool:
+            while True:
+                await shop.use(pool)
+
+    async def victim() -> None:
+        async with scope(name="app") as s:
+            s.provide("pool", service)
+            s.start_soon(daemon, daemon=True)
+            await shop.use(await s.use("pool"))
+            await anyio.sleep(0.02)
+
+    await sim.victim(victim)
+    assert shop.alive == 0
+
+
+@story
+async def a_child_of_a_scope_that_is_cancelled(sim: Simulation) -> None:
+    """P11: its pool closes in its turn."""
+    shop = Shop(2)
+    pools: list[Pool[Thing]] = []
+    async with scope(name="app") as s:
+
+        async def victim() -> None:
+            async with scope(name="child") as child:
+                pool: Pool[Thing] = child.pool(shop.create, destroy=shop.destroy, max=2, min=1)
+                pools.append(pool)
+                child.start_soon(shop.use, pool)
+                await shop.use(pool)
+
+        async def cancel() -> None:
+            await anyio.sleep(0.005)
+            s.cancel()
+
+        s.start_soon(cancel)
+        await sim.victim(victim)
+    for pool in pools:
+        shop.check_closed(pool)
+
+
+@story
+async def nothing_has_a_bound_but_the_scope(sim: Simulation) -> None:
+    """S7: creations and resets that hang are cut off when the scope closes; each is destroyed once."""
+    shop = Shop(2, "ok", "hang")
+    pools: list[Pool[Thing]] = []
+
+    async def victim() -> None:
+        async with scope(name="app", close_timeout=1) as s:
+            pool: Pool[Thing] = s.pool(
+                shop.create, destroy=shop.destroy, max=2, close_timeout=None, create_timeout=None, reset=_hang
+            )
+            pools.append(pool)
+            s.start_soon(shop.use, pool)
+            s.start_soon(shop.use, pool)
+            await anyio.sleep(0.02)
+            s.cancel()
+
+    with suppress(BaseExceptionGroup, Exception):
+        await sim.victim(victim)
+    for pool in pools:
+        shop.check_closed(pool)
+
+
+@story
+async def two_close_it_at_once(sim: Simulation) -> None:
+    """P11: while others wait; both come to an end, and each resource is destroyed once."""
+    shop = Shop(2, "ok", "slow")
+    async with scope(name="app") as s:
+        pool: Pool[Thing] = s.pool(shop.create, destroy=shop.destroy, max=2, min=2)
+        for _ in range(3):
+            s.start_soon(_quietly, shop, pool)
+        s.start_soon(pool.aclose)
+        await sim.victim(pool.aclose)
+        await pool.aclose()
+        shop.check_closed(pool)
+
+
+async def _hang(_: object) -> None:
+    await anyio.sleep(1000)
+
+
 async def _quietly(shop: Shop, pool: Pool[Thing]) -> None:
     with suppress(PoolClosed, PoolTimeout):
         await shop.use(pool)

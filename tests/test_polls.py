@@ -166,7 +166,13 @@ async def test_l05_the_end_of_the_scope_cuts_the_fetch() -> None:
 async def test_l05_a_value_that_comes_with_the_cancellation_is_too_late() -> None:
     """L4: a fetch that shields itself ends after its scope was cancelled; its value goes nowhere."""
     values: list[int] = []
+
+    async def slow_to_leave() -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(3)
+
     async with scope() as s:
+        s.start_soon(slow_to_leave)
         poll = s.poll(Source("stubborn"), values.append, interval=0.1)
         await settle()
         s.cancel()

@@ -27,6 +27,7 @@ from anyscope import (
     current_scope,
     scope,
 )
+from anyscope._lifetime.backend import forget_native_cancellation
 from anyscope._lifetime.owner import Owner
 from polls import Refused, Source, app, collect, logged, settle
 from scenarios import leaves
@@ -291,6 +292,10 @@ async def test_trigger_while_it_is_paused() -> None:
         poll.resume()
         await anyio.sleep(0.1)
         assert source.starts == [0.35, 0.85, 0.9]
+        poll.pause()
+        await anyio.sleep(0.5)
+        assert await poll.trigger() == 4
+        assert poll.status().skipped_ticks == 0
 
 
 async def test_trigger_in_a_pause_after_failures() -> None:
@@ -426,9 +431,8 @@ async def test_a_poll_that_waits_for_itself(where: str, call: str) -> None:
                     await getattr(poll, call)()
                 except ScopeMisuse as error:
                     told.append(str(error))
-                with pytest.raises(ScopeMisuse, match="waits for itself"):
-                    aiter_of = poll.__aiter__()
-                    del aiter_of
+                with pytest.raises(ScopeMisuse, match="waits for itself: async for in its own"):
+                    _ = poll.__aiter__()
 
     async def fetch() -> int:
         await wait("fetch")
@@ -1039,6 +1043,15 @@ async def test_other_threads() -> None:
 # ------------------------------------------------------------------ native cancellation
 
 
+def sniffed() -> str:
+    """The backend."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return "trio"
+    return "asyncio"
+
+
 def task_of(poll: Poll[Any]) -> Any:
     """The native task of a poll."""
     return poll._pilot.native
@@ -1058,6 +1071,30 @@ async def test_a_native_cancellation_while_it_waits_changes_nothing() -> None:
         assert source.starts == [0.0, 1.0]
         if sys.version_info >= (3, 11):
             assert task_of(poll).cancelling() == 0
+
+
+async def test_a_group_in_a_fetch_after_a_native_cancellation() -> None:
+    """L5: what was dealt with is taken back, or `asyncio.TaskGroup` would take it for one that is still to come."""
+
+    async def fail() -> None:
+        raise Refused("child")
+
+    async def fetch() -> None:
+        if sys.version_info >= (3, 11) and in_asyncio:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+        raise Refused("no group")
+
+    in_asyncio = sniffed() == "asyncio"
+    async with app() as s:
+        poll = s.poll(fetch, interval=1, immediate=False)
+        await settle()
+        if in_asyncio:
+            task_of(poll).cancel()
+        forget_native_cancellation()  # of this task: there is none
+        await anyio.sleep(1.5)
+        assert leaves(poll.status().last_error or Exception())[0].args in {("child",), ("no group",)}
+        assert isinstance(leaves(poll.status().last_error or Exception())[0], Refused)
 
 
 @pytest.mark.asyncio_only

@@ -101,7 +101,7 @@ class Task(Place, Generic[T_co]):
         self.tasks: Tasks = tasks
         self.kind: TaskKind = kind
         self.index: int = tasks.owner.next_index()
-        # The task that this one waits for right now; written by `_wait`, read to find rings.
+        # The task that this one waits for right now; written by `_wait_in`, read to find rings.
         self.awaiting: Task[Any] | None = None
         self._given_name = name
         self._function = function
@@ -194,7 +194,11 @@ class Task(Place, Generic[T_co]):
             ScopeMisuse: The task waits for itself, alone or in a ring of tasks.
         """
         if self._result is None:
-            yield from self._wait().__await__()
+            waiter = beneath(here())
+            if _is_task(waiter):
+                yield from self._wait_in(waiter).__await__()
+            else:
+                yield from self._end.wait().__await__()
         return self.result()
 
     async def unwrap(self) -> T_co:
@@ -205,31 +209,28 @@ class Task(Place, Generic[T_co]):
         finally:
             del self, result  # the error's traceback leads through this frame
 
-    async def _wait(self) -> None:
-        place = here()
-        below = beneath(place)
-        if place is None or not _is_task(below):
-            await self._until_ended()
-            return
-        waiter = below
-        if place.native is waiter.native:  # not in a job that merely runs on its behalf
+    @property
+    def _end(self) -> anyio.Event:
+        """Set when it ends."""
+        if self._ended is None:
+            self._ended = self.tasks.event()
+        return self._ended
+
+    async def _wait_in(self, waiter: Task[Any]) -> None:
+        """Wait in another task of ours, or on its behalf."""
+        if waiter.is_genuine():  # not in a job that merely runs on its behalf
             _refuse_ring(waiter, self)
             waiter.awaiting = self
         slots = self.tasks.slots if waiter.tasks is self.tasks else None
         if slots is not None:
             slots.lend(waiter, self)
         try:
-            await self._until_ended()
+            await self._end.wait()
         finally:
             if waiter.awaiting is self:
                 waiter.awaiting = None
             if slots is not None:
                 slots.stop_lending(waiter, self)
-
-    async def _until_ended(self) -> None:
-        if self._ended is None:
-            self._ended = anyio.Event()
-        await self._ended.wait()
 
     # ------------------------------------------------------------------ cancellation
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from .options import check_name, check_seconds, name_of
+from .options import check_name, check_seconds, is_coroutine, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -173,6 +173,12 @@ def _positive(option: str, value: object) -> float:
 
 
 def _function(option: str, value: object) -> Callable[..., Any]:
+    if is_coroutine(value):
+        value.close()  # it will never run: without this Python adds a "never awaited" warning of its own
+        name = name_of(value)
+        raise TypeError(
+            f"{option} must be a function, got a coroutine object\nWrong: {option}={name}()\nRight: {option}={name}"
+        )
     if not callable(value):
         raise TypeError(f"{option} must be a function, got {value!r} ({type(value).__name__})")
     return value

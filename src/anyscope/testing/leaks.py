@@ -21,6 +21,7 @@ import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint
 
 from .._features.polling.pilot import is_pilot
+from .._features.pooling.numbers import line_of
 from .._features.pooling.pool import is_pool, stock_of, task_names
 from .._features.service import Service
 from .._features.task import Task
@@ -252,7 +253,12 @@ class Recorder:
             stock = stock_of(pool)
             for item in stock.holders():
                 if self._lent.get(item) != item.uses:
-                    yield Leak("resource", f"{pool.name} #{item.number}", stock.owner.path, place_at(*item.site))
+                    yield Leak(
+                        "resource",
+                        f"{pool.name} #{item.number}",
+                        stock.owner.path,
+                        place_at(item.site[0], line_of(item.site)),
+                    )
 
     def _pools(self) -> Iterator[tuple[CleanUp, Pool[Any]]]:
         """Every open pool, with the step that will close it."""

@@ -231,9 +231,10 @@ class Poll(Generic[T_co]):
     def _check_wait(self, call: str) -> None:
         self._require_own_thread(call)
         if beneath(here()) is self._pilot:
+            shown = "async for" if call == "__aiter__" else f"{call}()"
             raise ScopeMisuse(
                 path=self._course.owner.path,
-                problem=f"poll {self.name} waits for itself: {call}() in its own fetch or on_value",
+                problem=f"poll {self.name} waits for itself: {shown} in its own fetch or on_value",
                 remedy="It could never end. Wait for the poll in another task: s.task(...)",
             )
 

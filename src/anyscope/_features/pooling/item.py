@@ -70,7 +70,7 @@ class Item(Generic[T]):
         is_suspect: Whether it must be checked before it is lent again. Written by the stock.
         is_obsolete: Whether it is to be destroyed as soon as nobody uses it. Written by the stock.
         holder: The native task that has it. Written by the stock, like the next three.
-        site: The code and line where it was acquired.
+        site: The code where it was acquired, and the offset of the instruction.
         lent_at: When it was lent.
         is_leak_told: Whether it was told that it has been lent for long.
         has_begun: Whether the task has.
@@ -159,6 +159,12 @@ class Item(Generic[T]):
         if self.state == "creating" or self._bound is not self._scope:
             self._bound.deadline = min(self._bound.deadline, deadline)
 
+    def cut_off(self, now: float) -> None:
+        """What is under way must end now."""
+        self.hurry(now)
+        if self.state == "destroying" and self._order is None:
+            self._scope.deadline = min(self._scope.deadline, now)
+
     # ------------------------------------------------------------------ the life of it
 
     async def live(self) -> None:
@@ -192,7 +198,7 @@ class Item(Generic[T]):
         self._stock.has_created(self)
         while (order := await self._next_order()) != "destroy":
             self._stock.has_refreshed(self, order, await self._refresh(order))
-        self._scope.deadline = self._stock.now() + settings.close_timeout
+        self._scope.deadline = self._stock.now() + self._stock.patience
         await self._destroy()
 
     async def _create(self) -> None:
@@ -225,7 +231,7 @@ class Item(Generic[T]):
         if self._manager is not None:
             await self._destroy()  # no scope can be put around that, see the top
             return
-        with anyio.move_on_after(self._stock.settings.close_timeout, shield=True):
+        with anyio.move_on_after(self._stock.patience, shield=True):
             await self._destroy()
 
     async def _refresh(self, order: Order) -> Exception | None:
@@ -233,7 +239,7 @@ class Item(Generic[T]):
         settings = self._stock.settings
         function = settings.check if order == "check" else settings.reset
         assert function is not None
-        bound = settings.create_timeout if order == "check" else settings.close_timeout
+        bound = settings.create_timeout if order == "check" else self._stock.patience
         answer: Any = False
         try:
             deadline = min(self._stock.now() + bound, self._latest)

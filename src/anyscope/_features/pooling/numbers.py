@@ -25,8 +25,8 @@ def statistics_of(stock: Stock[Any]) -> PoolStats:
     states, counts = stock.states, stock.tally.counts
     recycling = states["checking"] + states["resetting"]
     return PoolStats(
-        total=len(stock.shelf) + states["in use"] + recycling,
-        available=len(stock.shelf),
+        total=states["idle"] + states["in use"] + recycling,
+        available=states["idle"],
         in_use=states["in use"],
         recycling=recycling,
         creating=states["creating"],
@@ -92,11 +92,10 @@ class Leaks:
         return due
 
     def end(self, item: Item[Any]) -> None:
-        """It is given back."""
-        if item.is_leak_told:
-            item.is_leak_told = False
-            held = anyio.current_time() - item.lent_at
-            logger.warning("pool %s: returned after %.3g s, acquired at %s", self._label, held, place_of(item.site))
+        """One that was told of is given back."""
+        item.is_leak_told = False
+        held = anyio.current_time() - item.lent_at
+        logger.warning("pool %s: returned after %.3g s, acquired at %s", self._label, held, place_of(item.site))
 
 
 def described(item: Item[Any], now: float) -> str:
@@ -107,5 +106,12 @@ def described(item: Item[Any], now: float) -> str:
 
 def place_of(site: tuple[Any, int]) -> str:
     """A line of code, such as `app.py:12 in main`."""
-    code, line = site
-    return "?" if code is None else f"{code.co_filename.rpartition('/')[2]}:{line} in {code.co_name}"
+    code = site[0]
+    return "?" if code is None else f"{code.co_filename.rpartition('/')[2]}:{line_of(site)} in {code.co_name}"
+
+
+def line_of(site: tuple[Any, int]) -> int:
+    """The number of the line: searched for only when it is told, which costs more the longer the function is."""
+    code, offset = site
+    lines: Iterable[tuple[int, int, int | None]] = code.co_lines()
+    return next(line for start, end, line in lines if start <= offset < end and line is not None)

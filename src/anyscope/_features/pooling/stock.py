@@ -31,26 +31,28 @@ from __future__ import annotations
 import logging
 import math
 import random
+import threading
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import anyio
-
-from ..._lifetime.backend import running_clock, running_task
+from ..._lifetime.backend import running_clock, running_task_teller, signals
 from ..._lifetime.start import Start
-from ..._vocabulary.errors import PoolClosed
+from ..._vocabulary.errors import PoolClosed, PoolFull
 from .attempts import Attempts
 from .item import Item
 from .numbers import Leaks, timeout_of
 from .shelf import Shelf
-from .tally import Tally
+from .tally import Failures, Tally
+from .waiter import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import anyio
+
     from ..._lifetime.owner import Owner
     from ..._vocabulary.pools import PoolSettings
     from .item import Order
-    from .waiter import Waiter
 
 T = TypeVar("T")
 
@@ -59,8 +61,6 @@ logger = logging.getLogger("anyscope")
 JITTER = 0.1
 """Part of `max_lifetime` by which resources differ, so that what was made together does not end together."""
 STATES = ("creating", "idle", "in use", "checking", "resetting", "destroying", "gone")
-MOST_ERRORS = 100
-"""Errors of `destroy` that are kept for the end; the others are counted."""
 
 
 class Stock(Generic[T]):
@@ -76,24 +76,30 @@ class Stock(Generic[T]):
     Attributes:
         items: All that are not gone, in order of creation.
         shelf: The idle ones.
-        waiters: Who waits, in order of arrival.
+        waiters: Who waits, in order of arrival. A plain dict searches for its first entry among those deleted before.
         states: How many items are in each state.
+        has_own_limits: Whether somebody waits, or did lately, with another limit than that of the pool.
         is_closed: Whether closing has begun.
         changed: Set, and made anew, whenever an item is gone or given back; made by who waits for that.
         attempts: When to try again after creations that failed.
         tally: What has happened so often.
         create_error: That of `create`, until it works again.
-        errors: Errors to be raised when the pool has closed.
+        failures: Errors to be raised when the pool has closed.
+        patience: Bound of one destruction, of one reset, in seconds. Lowered by `abandon`.
+        thread: The thread that it lives in.
         leaks: Tells of what is lent for too long.
     """
 
     attempts: Attempts
+    has_own_limits: bool
     is_closed: bool
     leaks: Leaks
     max: int
     min: int
     now: Callable[[], float]
+    patience: float
     tally: Tally
+    thread: int
 
     def __init__(
         self, owner: Owner, label: str, settings: PoolSettings, sizes: tuple[int, int], wake: Callable[[float], None]
@@ -104,17 +110,21 @@ class Stock(Generic[T]):
         self.min, self.max = sizes
         self.items: dict[Item[T], None] = {}
         self.shelf: Shelf[T] = Shelf(settings)
-        self.waiters: dict[Waiter[T], None] = {}
+        self.waiters: OrderedDict[Waiter[T], None] = OrderedDict()
         self.states: dict[str, int] = dict.fromkeys(STATES, 0)
+        self.has_own_limits = False
         self.is_closed = False
         self.changed: anyio.Event | None = None
         longest = min(settings.backoff[1], max(settings.backoff[0], settings.acquire_timeout / 2))
         self.attempts = Attempts(settings.backoff[0], longest)  # each who waits sees a real attempt
         self.tally = Tally(settings.name, owner)
         self.create_error: Exception | None = None
-        self.errors: list[Exception] = []
+        self.failures = Failures(label, owner)
+        self.patience = settings.close_timeout
+        self.thread = threading.get_ident()
         self.now = running_clock()
-        self.event: type[anyio.Event] = type(anyio.Event())  # of the backend: made in a tenth of the time
+        self._running_task = running_task_teller()
+        self._signal, self._ring = signals()
         self._wake = wake
         self.leaks = Leaks(label, settings.leak_after)
         self._random = random.Random()  # noqa: S311  for jitter
@@ -125,13 +135,14 @@ class Stock(Generic[T]):
         """Lend an idle resource that is fit; `None` if there is none, and a check of one has been begun if there is."""
         if self.waiters:
             return None  # they came first
+        holder = self._running_task()
         item = self._pop_idle(now)
         if item is None:
             return None
         if self.shelf.must_be_checked(item, now):
             self._begin_check(item)
             return None
-        self._lend(item, running_task(), site, now, now)
+        self._lend(item, holder, site, now, now)
         return item
 
     def _pop_idle(self, now: float) -> Item[T] | None:
@@ -147,26 +158,43 @@ class Stock(Generic[T]):
         item.obey("check")
 
     def _lend(self, item: Item[T], holder: object, site: tuple[Any, int], since: float, now: float) -> None:
-        self._set(item, "in use")
+        if item.state != "in use":  # else it goes from hand to hand
+            self._set(item, "in use")
         item.holder, item.site, item.lent_at = holder, site, now
         item.uses += 1
-        self.tally.count("acquired", "acquired", now - since)
+        self.tally.counts["acquired"] += 1
+        if self.tally.is_heard:
+            self.tally.tell("acquired", now - since)
         if self.settings.leak_after < math.inf:
             self._wake(now + self.settings.leak_after)
 
-    def is_full(self) -> bool:
-        """Whether as many wait for other users as may; whoever will get what nobody uses is not counted."""
-        most = self.settings.max_waiting
-        if most is None:
-            return False
-        return len(self.waiters) >= most + max(self.max - self.states["in use"], 0)
+    def enqueue(self, site: tuple[Any, int], limit: float, now: float) -> Waiter[T]:
+        """Wait in line.
 
-    def enqueue(self, waiter: Waiter[T]) -> None:
-        """Wait in line."""
+        Raises:
+            PoolTimeout: There is no time to wait.
+            PoolFull: Too many wait.
+        """
+        waiter: Waiter[T] = Waiter(now, limit, site, self._running_task(), self._signal())
+        if limit == 0:
+            self.tally.count("timeouts", "timeout")
+            raise timeout_of(self, limit, waiter.holder)
+        if self.settings.max_waiting is not None:
+            self._refuse_if_full(self.settings.max_waiting)
+        if limit != self.settings.acquire_timeout:
+            self.has_own_limits = True
         self.waiters[waiter] = None
         self.tally.counts["waited"] += 1
-        self._serve()
+        if self.states["idle"] or len(self.items) < self.max:
+            self._serve()
         self._wake(waiter.deadline)
+        return waiter
+
+    def _refuse_if_full(self, most: int) -> None:
+        """Whoever will get what nobody uses does not count among those who wait for others."""
+        if len(self.waiters) >= most + max(self.max - self.states["in use"], 0):
+            self.tally.count("rejected", "rejected")
+            raise PoolFull(pool=self.label, max_waiting=most)
 
     def withdraw(self, waiter: Waiter[T]) -> None:
         """The one who waited was cut off: give back what was delivered, or leave the line."""
@@ -198,7 +226,8 @@ class Stock(Generic[T]):
         self._retire(item, reason)
 
     def _end_use(self, item: Item[T]) -> None:
-        self.leaks.end(item)
+        if item.is_leak_told:
+            self.leaks.end(item)
         item.holder = None
         if self.tally.is_heard:
             self.tally.tell("released", self.now() - item.lent_at)
@@ -219,11 +248,10 @@ class Stock(Generic[T]):
             self._wake(self.shelf.push(item, now))
             self._tell_change()
             return
-        waiter = next(iter(self.waiters))
-        del self.waiters[waiter]
+        waiter, _ = self.waiters.popitem(last=False)
         self._lend(item, waiter.holder, waiter.site, waiter.since, now)
         waiter.item, waiter.use = item, item.uses
-        waiter.ready.set()
+        self._ring(waiter.ready)
 
     def _reason_to_retire(self, item: Item[T], now: float) -> str | None:
         if self.is_closed:
@@ -232,14 +260,14 @@ class Stock(Generic[T]):
             return "refresh"
         if item.expires_at <= now:
             return "lifetime"
-        if len(self.items) - self.states["destroying"] > self.max:
+        if len(self.items) > self.max and len(self.items) - self.states["destroying"] > self.max:
             return "resize"
         return None
 
     def _retire(self, item: Item[T], reason: str) -> None:
-        self.tally.discard(reason)
         self._set(item, "destroying")
         item.obey("destroy")
+        self.tally.discard(reason)
         self._tell_change()
         self.grow()
 
@@ -248,6 +276,7 @@ class Stock(Generic[T]):
     def has_created(self, item: Item[T]) -> None:
         """It is ready for use."""
         now = self.now()
+        self._set(item, "resetting")  # neither idle nor lent, as hooks may look at the numbers
         self.tally.count("created", "created", now - item.begun_at)
         lifetime = self.settings.max_lifetime
         item.expires_at = now + lifetime * (1 - JITTER * self._random.random()) if lifetime < math.inf else math.inf
@@ -266,7 +295,8 @@ class Stock(Generic[T]):
             if not self.is_closed:
                 self._serve()
             return
-        item.is_suspect = False
+        if order == "check":
+            item.is_suspect = False
         self._offer(item)
 
     def _serve(self) -> None:
@@ -280,24 +310,19 @@ class Stock(Generic[T]):
         """Its task is over: it could not be created, or it has been destroyed."""
         if item.state == "creating":
             self._could_not_create(item, error or RuntimeError("create gave nothing"))
-        else:
-            self.tally.count("destroyed", "destroyed", error=error)
-            if error is not None:
-                self._could_not_destroy(error)
+            self.forget(item)
+            return
         self.forget(item)
+        self.tally.count("destroyed", "destroyed", error=error)
+        if error is not None:
+            self.tally.counts["destroy_errors"] += 1
+            self.failures.add(error)
 
     def _could_not_create(self, item: Item[T], error: Exception) -> None:
         self.tally.count("create_errors", "create_failed", error=error)
         self.create_error = error
         if self.attempts.failed(item.begun_at, self.now()) == 1:
             logger.warning("pool %s: create failed: %r", self.label, error)
-
-    def _could_not_destroy(self, error: Exception) -> None:
-        self.tally.counts["destroy_errors"] += 1
-        if len(self.errors) < MOST_ERRORS:
-            self.errors.append(error)
-        else:
-            self.owner.dropped += 1
 
     def forget(self, item: Item[T]) -> None:
         """There is no such resource: its place is free."""
@@ -331,6 +356,10 @@ class Stock(Generic[T]):
         coming = self.states["creating"] + self.states["checking"]
         return alive < self.min or len(self.waiters) > coming
 
+    def is_warm(self) -> bool:
+        """Whether `min` resources exist."""
+        return len(self.items) - self.states["creating"] - self.states["destroying"] >= self.min
+
     def is_wanted(self) -> bool:
         """Whether a creation whose task begins only now is still of use."""
         if self.is_closed:
@@ -342,22 +371,37 @@ class Stock(Generic[T]):
 
     def tick(self, now: float) -> float:
         """Do what is due, and give the time at which something will be."""
-        for waiter in [waiter for waiter in self.waiters if waiter.deadline <= now]:
-            self.refuse(waiter)
+        next_to_refuse = self._refuse_due(now)
         self._shrink(now)
         self.grow()
-        return min(
-            min((waiter.deadline for waiter in self.waiters), default=math.inf),
-            self._next_to_shrink(),
-            self.leaks.tell(self.items, now),
-        )
+        return min(next_to_refuse, self._next_to_shrink(), self.leaks.tell(self.items, now))
+
+    def _refuse_due(self, now: float) -> float:
+        """Refuse who has waited in vain; gives when the next one will have.
+
+        Those who came first are due first, unless somebody gave a limit of his own: then all are looked at. To do that
+        always takes seconds when a server is down and thousands wait.
+        """
+        due: list[Waiter[T]] = []
+        next_at = math.inf
+        for waiter in self.waiters:
+            if waiter.deadline <= now:
+                due.append(waiter)
+                continue
+            next_at = min(next_at, waiter.deadline)
+            if not self.has_own_limits:
+                break
+        for waiter in due:
+            self.refuse(waiter)
+        self.has_own_limits = self.has_own_limits and bool(self.waiters)
+        return next_at
 
     def refuse(self, waiter: Waiter[T]) -> None:
         """It has waited in vain."""
         self.waiters.pop(waiter, None)
         self.tally.count("timeouts", "timeout", self.now() - waiter.since)
         waiter.error = timeout_of(self, waiter.limit, waiter.holder)
-        waiter.ready.set()
+        self._ring(waiter.ready)
 
     def _shrink(self, now: float) -> None:
         """Retire what is too old, and what nobody has needed for long; the least recently used first."""
@@ -395,16 +439,24 @@ class Stock(Generic[T]):
         if self.is_closed:
             return
         self.is_closed = True
-        waiters, self.waiters = self.waiters, {}
+        waiters, self.waiters = self.waiters, OrderedDict()
         for waiter in waiters:
             waiter.error = PoolClosed(pool=self.label, action="acquire()")
-            waiter.ready.set()
+            self._ring(waiter.ready)
         for item in self.shelf.clear():
             self._retire(item, "closed")
         for item in self.items:
             if item.state in ("creating", "checking", "resetting"):
                 item.hurry(deadline)
         self._tell_change()
+
+    def abandon(self) -> None:
+        """Closing takes too long: cut off what is under way, and give the rest no more time than that took."""
+        bound = self.owner.close_timeout
+        self.patience = min(self.patience, math.inf if bound is None else bound)
+        now = self.now()
+        for item in self.items:
+            item.cut_off(now)
 
     def give_up_unborn(self) -> None:
         """Forget creations whose task never began, because the backend dropped it."""

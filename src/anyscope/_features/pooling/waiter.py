@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ..._lifetime.backend import running_task
-
 if TYPE_CHECKING:
-    import anyio
+    from collections.abc import Awaitable
 
     from .item import Item
 
@@ -26,7 +24,7 @@ class Waiter(Generic[T]):
         error: Why nothing will be.
         ready: Set with either.
         holder: The native task that waits.
-        site: The code and line where it asked.
+        site: The code where it asked, and the offset of the instruction.
     """
 
     __slots__ = ("deadline", "error", "holder", "item", "limit", "ready", "since", "site", "use")
@@ -34,12 +32,14 @@ class Waiter(Generic[T]):
     deadline: float
     holder: object
     limit: float
-    ready: anyio.Event
+    ready: Awaitable[None]
     since: float
     site: tuple[Any, int]
     use: int
 
-    def __init__(self, since: float, limit: float, site: tuple[Any, int], ready: anyio.Event) -> None:
+    def __init__(
+        self, since: float, limit: float, site: tuple[Any, int], holder: object, ready: Awaitable[None]
+    ) -> None:
         self.since = since
         self.deadline = since + limit
         self.limit = limit
@@ -47,5 +47,5 @@ class Waiter(Generic[T]):
         self.use = 0
         self.error: Exception | None = None
         self.ready = ready
-        self.holder = running_task()
+        self.holder = holder
         self.site = site
