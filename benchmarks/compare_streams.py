@@ -300,6 +300,13 @@ async def settle() -> None:
 
 
 # ------------------------------------------------------------------ cases
+async def drained(subject: Subject, build: Callable[[Any], Block]) -> None:
+    """Read it all."""
+    async with subject.home() as s, build(s) as items:
+        async for _ in items:
+            pass
+
+
 async def break_bare(subject: Subject, log: Log) -> str:
     """A loop without a block is left after the first item."""
     async with subject.home() as s:
@@ -410,9 +417,7 @@ async def further_errors(subject: Subject, log: Log) -> str:
             raise KeyError("the second")
 
     try:
-        async with subject.home() as s, subject.mapped(s, log.source(3), failing) as items:
-            async for _ in items:
-                pass
+        await drained(subject, lambda s: subject.mapped(s, log.source(3), failing))
     except NotImplementedError:
         raise
     except Exception as error:
@@ -444,13 +449,6 @@ async def cancelled(log: Log, work: Callable[[], Awaitable[None]], ready: Callab
     if not victim.done():
         return "hangs"
     return "cancelled" if victim.cancelled() else f"{type(victim.exception()).__name__}"
-
-
-async def drained(subject: Subject, build: Callable[[Any], Block]) -> None:
-    """Read it all."""
-    async with subject.home() as s, build(s) as items:
-        async for _ in items:
-            pass
 
 
 async def cancelled_source(subject: Subject, log: Log) -> str:
@@ -509,7 +507,7 @@ CASES: dict[str, Case] = {
     "task cancelled while the source waits": cancelled_source,
     "task cancelled while calls of a map run": cancelled_map,
     "task cancelled while a buffer waits for the source": cancelled_ahead,
-    f"items read ahead of a map with {CALLS} calls": read_ahead,
+    f"items read ahead by a map with {CALLS} calls": read_ahead,
 }
 
 
