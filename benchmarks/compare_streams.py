@@ -405,7 +405,7 @@ async def error_in_map(subject: Subject, log: Log) -> str:
 
 
 async def further_errors(subject: Subject, log: Log) -> str:
-    """The first call fails, and a sibling raises an error of its own when that cancels it."""
+    """The first call fails, and a sibling raises an error of its own, when that cancels it at the latest."""
 
     async def failing(number: int) -> int:
         if number != 1:
@@ -503,7 +503,7 @@ CASES: dict[str, Case] = {
     "the body of the loop raises: the source": body_fails,
     "`break` out of a concurrent map: calls under way": break_mapped,
     "a call of a concurrent map fails": error_in_map,
-    "a sibling fails on being cancelled": further_errors,
+    "a second call fails after that": further_errors,
     "task cancelled while the source waits": cancelled_source,
     "task cancelled while calls of a map run": cancelled_map,
     "task cancelled while a buffer waits for the source": cancelled_ahead,
