@@ -194,3 +194,4 @@ def benchmarks(session: nox.Session) -> None:
     session.run("python", "benchmarks/core.py", *session.posargs)
     session.run("python", "benchmarks/services.py", *session.posargs)
     session.run("python", "benchmarks/pools.py", *session.posargs)
+    session.run("python", "benchmarks/streams.py", *session.posargs)

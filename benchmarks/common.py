@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -40,12 +41,17 @@ def _version_of(name: str) -> str:
         return f"{name} {'as it is here' if name == 'anyscope' else 'not installed'}"
 
 
-def print_all(tables: Tables, names: Iterable[str], *, quick: bool) -> None:
-    """Print every table, on asyncio and on Trio."""
+def print_all(
+    tables: Tables, names: Iterable[str], *, quick: bool, backends: Iterable[str] = ("asyncio", "trio")
+) -> None:
+    """Print every table, on each backend; uvloop is one here, left out where it is not installed."""
     print(versions(names))
-    for backend in ("asyncio", "trio"):
+    for backend in backends:
+        if backend == "uvloop" and find_spec("uvloop") is None:
+            continue
 
         async def run(backend: str = backend) -> None:
             await tables(backend, quick=quick)
 
-        anyio.run(run, backend=backend)
+        options = {"use_uvloop": True} if backend == "uvloop" else {}
+        anyio.run(run, backend="asyncio" if options else backend, backend_options=options)
