@@ -1,0 +1,32 @@
+"""Streams in a loop that AnyIO did not start, as under a web server: `asyncio.run`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from anyscope import scope
+
+
+def test_a_dropped_stream_is_closed() -> None:
+    """R3: the loop is asked for it in a plain callback, where AnyIO has no task to find its backend by."""
+    closed: list[str] = []
+
+    async def source() -> AsyncIterator[int]:
+        try:
+            while True:
+                await asyncio.sleep(0)
+                yield 1
+        finally:
+            await asyncio.sleep(0)
+            closed.append("source")
+
+    async def main() -> None:
+        async with scope() as s:
+            async for _ in s.stream(source()):
+                break
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert closed == ["source"]
+
+    asyncio.run(main())
