@@ -229,6 +229,7 @@ class CancelSource:
 
 
 _AWAITED = {f"s.{call}" for call in ("run", "start", "use", "enter", "parallel", "parallel_aggregate", "race", "any")}
+_AWAITED |= {"stream.__anext__", "stream.aclose"}
 
 
 def wrong_thread(path: str, call: str) -> ScopeMisuse:

@@ -27,7 +27,7 @@ from ..._lifetime.cleanup import CleanUp, run_clean_up
 from ..._lifetime.place import Place, stand_in
 from ..._lifetime.start import Start
 from ..._lifetime.watching import WATCHERS, tell
-from ..._vocabulary.errors import CloseTimeout, ScopeCancelled, StreamClosed
+from ..._vocabulary.errors import CloseTimeout, ScopeCancelled, ScopeMisuse, StreamClosed
 from .line import Line, Recipe
 
 if TYPE_CHECKING:
@@ -151,9 +151,18 @@ class Held(ABC):
         """Cut a guarded step, and have a direct reader ask here before the next one."""
         if self.step_scope is not None and self.is_guarded:
             self.step_scope.cancel()
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Have the next step taken here, and not directly."""
         handle = self.handle()
         if handle is not None:
             handle.go(self.step)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a step is under way, as far as Python can tell."""
+        return self.is_stepping or (self.line is not None and self.line.is_running)
 
     def cancel(self, reason: object = None) -> None:
         """Its scope has ended, and all who could read it there: close it, if need be after the step under way."""
@@ -201,7 +210,8 @@ class Held(ABC):
 
     def was_dropped(self, handle: object) -> None:
         """The handle is going; called by its `__del__`, in any thread and at any moment."""
-        if self.state not in ("new", "open") or self.handle() is not handle:
+        current = self.handle()  # none, where it goes as part of a cycle
+        if self.state not in ("new", "open") or (current is not None and current is not handle):
             return
         if self._has_nothing_to_close() and self.owner.phase in ("open", "draining"):
             self.state = "closed"
@@ -220,7 +230,7 @@ class Held(ABC):
 
     def _close_soon(self) -> None:
         """Close it in a task of the scope; called by the loop."""
-        if self.is_stepping or (self.line is not None and self.line.is_running):
+        if self.is_busy:
             self.is_left = True  # `await anext(s.stream(...))`: nobody holds the handle
         else:
             self.leave()
@@ -258,9 +268,12 @@ class Held(ABC):
         """Close it in this task, or wait for whoever does."""
         if self.state == "closed":
             return
+        self.owner.require_own_thread("stream.aclose")
+        if self.is_busy and self.reader is running_task():
+            raise self._is_own_source()
         self.why = self.why or self.closed_error("it was closed")
         self._interrupt()
-        if self.state == "closing" or self._is_read_elsewhere():
+        if self.state == "closing" or self.is_busy:
             self.is_left = True
             await self._until_closed()
             return
@@ -270,10 +283,12 @@ class Held(ABC):
         finally:
             self.forget()
 
-    def _is_read_elsewhere(self) -> bool:
-        if self.is_stepping:
-            return True
-        return self.line is not None and self.line.is_running and self.reader is not running_task()
+    def _is_own_source(self) -> ScopeMisuse:
+        return ScopeMisuse(
+            path=self.owner.path,
+            problem=f"stream {self.label} was closed from within, while it makes an item",
+            remedy="Right: return from the source, or break out of the loop that reads it",
+        )
 
     async def _until_closed(self) -> None:
         if self._closed is None:

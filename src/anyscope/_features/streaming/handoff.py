@@ -32,6 +32,7 @@ from ..._lifetime.start import Start
 from ..._vocabulary.errors import CloseTimeout, ScopeCancelled
 from ..._vocabulary.results import Err
 from .closing import StreamPlace
+from .line import Link
 
 if TYPE_CHECKING:
     from ..._lifetime.owner import Owner
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Handoff(AsyncIterator[T]):
+class Handoff(Link, AsyncIterator[T]):
     """What a task makes, as an iterator; what the task does is up to the subclass.
 
     Args:
@@ -163,6 +164,11 @@ class Handoff(AsyncIterator[T]):
     def has_ended(self) -> bool:
         """Whether there is nothing left to be closed or told."""
         return self._state == "over" and (self._failure is None or self._is_told)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a reader waits for an item."""
+        return self._waiting > 0
 
     # ------------------------------------------------------------------ for the task
 

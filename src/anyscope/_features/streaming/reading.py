@@ -1,9 +1,9 @@
 """Reading a stream: who takes the steps, and what is around them.
 
 How a step is taken
-    *directly*  in the very task that made the stream, inside the scope: the handle's `__anext__` *is* that of the last
-        iterator. That costs nothing; and the backend cancels this task along with the scope, so nothing of ours need
-        be around the step. It begins with the second item.
+    *directly*  in a loop of the very task that made the stream, inside the scope: the handle's `__anext__` *is* that of
+        the last iterator. That costs nothing; and the backend cancels this task along with the scope, so nothing of
+        ours need be around the step. It begins with the second item.
     *guarded*   in any other task: a cancel scope around each single step, left before the item is returned. Through it
         the scope's cancellation and end, and `aclose()`, reach a task that is not theirs: it gets an error, no more.
     *looked at* the first step, and those of streams that must remember that they failed.
@@ -17,8 +17,12 @@ Rejected
       `break` leaves it to the garbage collector.
     * One cancel scope for the whole loop: it would be open in the reader's code.
 
-A step that the reader itself cuts (`move_on_after` around `anext`) ends a generator, as always in Python, and the next
-step then looks like its end; so a second loop over what has ended is refused. `own_task=True` is what to use there.
+What the reader itself cuts (`move_on_after` around a loop or `anext`) ends a generator, as always in Python, and the
+next step would look like its end; so a second loop over what has ended is refused, and so is a step after one that was
+cut. `own_task=True` is what to use there.
+
+Two things nobody is told of, for nothing of ours runs then: that a task calls `anext` on a stream which another one
+reads directly, in a loop; and that it does so after its own loop was cut.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from ..._lifetime.backend import pass_on_cancellation, refuses_misnesting, runni
 from ..._lifetime.place import is_inside, keeper_under
 from ..._vocabulary.errors import ScopeCancelled, StreamClosed, StreamTimeout
 from .closing import Held
-from .line import Line, Recipe, begun
+from .line import Line, Link, Recipe, begun
 from .stepping import CUT, HoldsScopeError, holds_scope, step_within
 
 if TYPE_CHECKING:
@@ -54,15 +58,17 @@ class Reading(Held, Generic[T]):
         _last: The last iterator of the line.
         _maker: The native task that made the stream.
         _has_stepped: Whether the first step has been taken.
+        _is_looped: Whether a loop has begun. Steps taken one by one are not taken directly: the reader may cut one off,
+            and has to be told then that this has ended the source.
     """
 
-    __slots__ = ("_has_stepped", "_last", "_maker", "is_block")
+    __slots__ = ("_has_stepped", "_is_looped", "_last", "_maker", "is_block")
 
     def __init__(self, owner: Owner, recipe: Recipe) -> None:
         self.is_block = False
         self._last: AsyncIterator[T] | None = None
         self._maker: object = running_task()
-        self._has_stepped = False
+        self._has_stepped = self._is_looped = False
         super().__init__(owner, recipe)
 
     # ------------------------------------------------------------------ operators
@@ -83,7 +89,7 @@ class Reading(Held, Generic[T]):
         line, last = self.line, self._last
         if line is None or last is None:
             return self.recipe
-        if self.is_stepping or line.is_running:
+        if self.is_busy:
             raise anyio.BusyResourceError("reading")
         self.line = self._last = None
         self._has_stepped = False
@@ -102,13 +108,22 @@ class Reading(Held, Generic[T]):
         """A loop over it begins.
 
         Raises:
-            StreamClosed: It has been read to its end.
+            StreamClosed: Its source has ended.
         """
         line = self.line
-        if line is None or self.why is not None or line.is_running:
+        self._is_looped = True
+        if line is None or self.why is not None:
             return
-        if line.has_ended and hasattr(self._last, "ag_frame"):  # of others Python cannot tell
-            raise self.closed_error("it has been read to its end")
+        if self.reader is not running_task():
+            self.look_again()
+        if self._is_over and not line.is_running:
+            raise self.closed_error("its source has ended")
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the last iterator can give nothing more, as far as Python can tell."""
+        last = self._last
+        return last.has_ended if isinstance(last, Link) else getattr(last, "ag_frame", self) is None
 
     async def step(self) -> T:
         """The next item.
@@ -120,7 +135,7 @@ class Reading(Held, Generic[T]):
             BusyResourceError: Another task waits for an item.
             Exception: What the source, or an operator, raised.
         """
-        if self.is_stepping:
+        if self.is_busy:
             raise anyio.BusyResourceError("reading")
         task = running_task()
         if task is not self.reader:
@@ -130,9 +145,8 @@ class Reading(Held, Generic[T]):
         self.is_stepping = True
         try:
             item = await self._take()
-        except (StreamTimeout, StreamClosed, ScopeCancelled) as error:
-            if self.why is None and not self.recipe.survives:
-                self.why = error  # a generator among the stages would end now, as if the source had
+        except BaseException as error:
+            self._remember(error)
             raise
         finally:
             self.is_stepping = False
@@ -140,6 +154,15 @@ class Reading(Held, Generic[T]):
                 self.leave()
         self._go_direct()
         return item
+
+    def _remember(self, error: BaseException) -> None:
+        """A generator that was cut off has ended, as if the source had: further steps raise why instead."""
+        if self.why is not None or self.recipe.survives:
+            return
+        if isinstance(error, (StreamTimeout, StreamClosed, ScopeCancelled)):
+            self.why = error
+        elif not isinstance(error, Exception) and self._is_over:
+            self.why = self.closed_error("waiting for an item was cut off, which has ended its source")
 
     async def _refuse(self, why: Exception) -> None:
         """Raise why nothing can be read; the cancellation of the reader itself goes first."""
@@ -155,17 +178,18 @@ class Reading(Held, Generic[T]):
             del why
 
     def _welcome(self, task: object) -> None:
+        self.owner.require_own_thread("stream.__anext__")
         self.reader = task
         is_own = task is self._maker and is_inside(self.owner) and keeper_under(self.owner) is None
         self.is_guarded = not is_own
 
     def _go_direct(self) -> None:
-        """From now on the handle takes its steps from the last iterator itself, where that will do."""
-        if self._has_stepped or self.is_guarded or self.why is not None:
+        """From now on a loop takes its steps from the last iterator itself, where that will do."""
+        if self.is_guarded or self.why is not None:
             return
         self._has_stepped = True
         handle = self.handle()
-        if handle is not None and self._last is not None and not self.recipe.is_timed:
+        if handle is not None and self._last is not None and self._is_looped and not self.recipe.is_timed:
             handle.go(self._last.__anext__)
 
     async def _take(self) -> T:

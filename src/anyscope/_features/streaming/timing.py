@@ -11,6 +11,7 @@ import anyio
 
 from ..._vocabulary.errors import StreamTimeout
 from .buffer import Buffer
+from .line import Link
 from .stepping import CUT, HoldsScopeError, holds_scope, step_within
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Timed(AsyncIterator[T]):
+class Timed(Link, AsyncIterator[T]):
     """Bounds the wait for items, each and all together; the time that the reader takes in between does not count.
 
     A scope around each single step, and none in between. A step that is cut ends a generator; the time-out is then
