@@ -74,6 +74,15 @@ def refuses_misnesting() -> bool:
     return trio is None or not trio.lowlevel.in_trio_run()
 
 
+def signs_of_scopes() -> tuple[int, float]:
+    """What Trio tells of the scopes around the running code: the nurseries of its task, and when it will be cancelled.
+
+    A scope without either cannot be seen.
+    """
+    trio: Any = sys.modules["trio"]
+    return len(trio.lowlevel.current_task().child_nurseries), trio.current_effective_deadline()
+
+
 async def pass_on_cancellation() -> None:
     """Raise the cancellation of the running task if it is cancelled by a scope; else no checkpoint.
 

@@ -66,12 +66,14 @@ class Held(ABC):
         handle: Gives the stream object that reads it, weakly; it writes this.
         line: What was made from the recipe; `None` until the first step. Written by the reading.
         reader: The native task that takes the steps. Written by the reading.
+        is_inside: Whether the backend cancels that reader along with the scope. Written by the reading.
         is_guarded: Whether steps of that reader are guarded. Written by the reading.
         is_stepping: Whether a step is under way that is not taken directly. Written by the reading.
         is_left: Whether to close as soon as the step that is under way is over.
         step_scope: The scope of the step under way, if there is one. Written by the reading.
         why: What each further step raises.
         enclosing: A scope that could not be left, see `stepping`; it is, when the source has been closed.
+        holds_scope: Whether the source is known to hold a scope, and there is no such scope around it.
         _spawned: Whether a task was started to close it; `_has_begun` whether that has begun.
         _closed: Set when it is closed; made by who waits for that.
     """
@@ -86,7 +88,9 @@ class Held(ABC):
         "enclosing",
         "handle",
         "index",
+        "holds_scope",
         "is_guarded",
+        "is_inside",
         "is_left",
         "is_stepping",
         "line",
@@ -106,10 +110,11 @@ class Held(ABC):
         self.handle: Callable[[], Any] = _nobody
         self.line: Line | None = None
         self.reader: object = None
-        self.is_guarded = self.is_stepping = self.is_left = False
+        self.is_inside = self.is_guarded = self.is_stepping = self.is_left = False
         self.step_scope: anyio.CancelScope | None = None
         self.why: Exception | None = None
         self.enclosing: anyio.CancelScope | None = None
+        self.holds_scope = False
         self._spawned = self._has_begun = False
         self._closed: anyio.Event | None = None
         self._run_soon = soon_caller()
@@ -145,7 +150,10 @@ class Held(ABC):
 
     def _scope_was_cancelled(self, reason: object) -> None:
         self.why = self.why or ScopeCancelled(path=self.owner.path, action=f"stream {self.label}", reason=reason)
-        self._interrupt()
+        if self.is_inside:
+            self.look_again()  # the backend cancels it, unless it is shielded
+        else:
+            self._interrupt()
 
     def _interrupt(self) -> None:
         """Cut a guarded step, and have a direct reader ask here before the next one."""
@@ -298,31 +306,34 @@ class Held(ABC):
     async def _close_here(self) -> None:
         """Close it in the reader's task; shielded and bounded where that is being cancelled.
 
-        Where it is not, no scope of ours is around it: the source may hold one of its own.
+        Where it is not, no scope of ours is around it: the source may hold one of its own. A cancellation that comes
+        in the middle of it then meets the source's clean-up as it would meet any `finally`.
         """
         line, scope = self._line_to_close(), self.enclosing
-        if anyio.current_effective_deadline() != -math.inf:
-            try:
-                await line.aclose()
-            finally:
-                if scope is not None:
-                    scope.__exit__(None, None, None)
+        is_cancelled = anyio.current_effective_deadline() == -math.inf
+        if scope is None and (self.holds_scope or not is_cancelled):
+            await line.aclose()
             return
+        scope = scope or anyio.CancelScope().__enter__()
+        if is_cancelled:
+            bound = self.owner.close_timeout
+            scope.shield = True
+            scope.deadline = math.inf if bound is None else anyio.current_time() + bound
+        await self._close_within(scope, line)
+
+    async def _close_within(self, scope: anyio.CancelScope, line: Line) -> None:
+        """Close it and leave the scope around it, which has been entered and is cancelled by nothing but the bound."""
         bound = self.owner.close_timeout
-        if scope is None:
-            scope = anyio.CancelScope().__enter__()
-        scope.shield = True
-        scope.deadline = math.inf if bound is None else anyio.current_time() + bound
         try:
             await line.aclose()
         except BaseException as error:  # noqa: ASYNC103  the scope may absorb it
+            # Not `cancelled_caught`: on asyncio it is false where the outer cancellation came after the scope was entered.
+            if bound is not None and scope.cancel_called and not isinstance(error, Exception):
+                self.report(CloseTimeout(path=self.owner.path, step=f"stream {self.label}", limit=bound))
             if not scope.__exit__(type(error), error, error.__traceback__):
                 raise
         else:
             scope.__exit__(None, None, None)
-        if scope.cancelled_caught:
-            assert bound is not None
-            self.report(CloseTimeout(path=self.owner.path, step=f"stream {self.label}", limit=bound))
 
     def report(self, error: Exception) -> None:
         """An error that leaves the scope at its end."""

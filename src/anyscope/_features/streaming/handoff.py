@@ -59,6 +59,7 @@ class Handoff(Link, AsyncIterator[T]):
         _is_unwanted: Whether it was told to end. Written by `cancel`.
         _failure: Why it ended.
         _is_told: Whether somebody was given that.
+        _is_given_up: Whether who closes it was cut off, and will not learn how it ends.
         _waiting: How many readers wait.
         _news: Set when something is ready, or the end is; made by who waits for that.
         _room: Set when the task may go on.
@@ -72,6 +73,7 @@ class Handoff(Link, AsyncIterator[T]):
         "_failure",
         "_gone",
         "_has_begun",
+        "_is_given_up",
         "_is_told",
         "_is_unwanted",
         "_news",
@@ -96,7 +98,7 @@ class Handoff(Link, AsyncIterator[T]):
         self.ready: deque[T] = deque()
         self.consumed = 0
         self._state = "new"
-        self._has_begun = self._is_unwanted = self._is_told = False
+        self._has_begun = self._is_unwanted = self._is_told = self._is_given_up = False
         self._failure: Err[Exception] | None = None
         self._waiting = 0
         self._event: type[anyio.Event] = type(anyio.Event())  # of the backend: made in a third of the time
@@ -225,6 +227,7 @@ class Handoff(Link, AsyncIterator[T]):
         stand_in(StreamPlace(self.owner))
         failure: Exception | None = None
         raised: BaseException | None = None
+        is_closed = False
         try:
             with self._whole, self._shield:
                 try:
@@ -234,9 +237,10 @@ class Handoff(Link, AsyncIterator[T]):
                 finally:
                     self._shield_closing()
                     await self.line.aclose()  # noqa: ASYNC102  shielded by a scope around it all
+                    is_closed = True
         except BaseException as error:  # noqa: ASYNC103  sorted out, then told
             raised = error
-        self._conclude(failure, raised)
+        self._conclude(failure, raised, is_closed=is_closed)
         del failure, raised  # their tracebacks lead to this frame
 
     def _shield_closing(self) -> None:
@@ -244,12 +248,12 @@ class Handoff(Link, AsyncIterator[T]):
         self._shield.shield = True
         self._shield.deadline = math.inf if bound is None else anyio.current_time() + bound
 
-    def _conclude(self, failure: Exception | None, raised: BaseException | None) -> None:
+    def _conclude(self, failure: Exception | None, raised: BaseException | None, *, is_closed: bool) -> None:
         end = QUIET if raised is None else sort_out(raised)
         if end.fatal is not None:
             self.owner.end_for(end.fatal)
             self._fail(self.cut_off(end.fatal))
-        errors = [failure, self._overrun(), end.error]
+        errors = [failure, None if is_closed else self._overrun(), end.error]
         for error in errors:
             if error is not None:
                 self._fail(error)
@@ -260,13 +264,14 @@ class Handoff(Link, AsyncIterator[T]):
 
     def _overrun(self) -> CloseTimeout | None:
         bound = self.owner.close_timeout
-        if bound is None or not self._shield.cancelled_caught:
+        # Not `cancelled_caught`: on asyncio it is false where the task was cancelled after it had begun.
+        if bound is None or not self._shield.cancel_called:
             return None
         return CloseTimeout(path=self.owner.path, step=f"{self.what} of {self.line.label}", limit=bound)
 
     def _fail(self, error: Exception) -> None:
         """The first error goes to the reader, others leave the scope."""
-        if self._failure is None:
+        if self._failure is None and not self._is_given_up:
             self._failure = Err(error)
         else:
             self.owner.report(error, self.owner.next_index(), f"in {self.what} of {self.line.label}")
@@ -305,7 +310,11 @@ class Handoff(Link, AsyncIterator[T]):
         if self._state == "running":
             self.cancel()
             self._gone = self._gone or self._event()
-            await self._gone.wait()
+            try:
+                await self._gone.wait()
+            except BaseException:
+                self._is_given_up = True
+                raise
         self._state = "over"
         if not self._has_begun:
             await self.line.aclose()

@@ -138,7 +138,7 @@ async def _close(link: Any) -> None:
         # A task group across a `yield` wraps the GeneratorExit that closes it.
         _, rest = cast("BaseExceptionGroup[BaseException]", group).split(GeneratorExit)
         if rest is not None:
-            raise
+            raise rest from None
 
 
 # ---------------------------------------------------------------------------------------------------- recipes

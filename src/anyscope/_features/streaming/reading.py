@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anyio
 
-from ..._lifetime.backend import pass_on_cancellation, refuses_misnesting, running_task
+from ..._lifetime.backend import pass_on_cancellation, refuses_misnesting, running_task, signs_of_scopes
 from ..._lifetime.place import is_inside, keeper_under
 from ..._vocabulary.errors import ScopeCancelled, StreamClosed, StreamTimeout
 from .closing import Held
@@ -170,7 +170,7 @@ class Reading(Held, Generic[T]):
             self.leave()
         if isinstance(why, ScopeCancelled):
             await pass_on_cancellation()
-            if self.state in ("new", "open") and not self.is_guarded:
+            if self.state in ("new", "open") and self.is_inside:
                 return  # it is shielded from the cancellation
         try:
             raise why.with_traceback(None)
@@ -180,8 +180,8 @@ class Reading(Held, Generic[T]):
     def _welcome(self, task: object) -> None:
         self.owner.require_own_thread("stream.__anext__")
         self.reader = task
-        is_own = task is self._maker and is_inside(self.owner) and keeper_under(self.owner) is None
-        self.is_guarded = not is_own
+        self.is_inside = is_inside(self.owner)
+        self.is_guarded = not (self.is_inside and task is self._maker and keeper_under(self.owner) is None)
 
     def _go_direct(self) -> None:
         """From now on a loop takes its steps from the last iterator itself, where that will do."""
@@ -196,7 +196,9 @@ class Reading(Held, Generic[T]):
         last = self._last
         if last is None:
             last = self._make()
-        needs_look = not self._has_stepped and not self.recipe.survives and (not self.is_block or refuses_misnesting())
+        needs_look = not self._has_stepped and not self.recipe.survives
+        if needs_look and self.is_block and not self.is_guarded and not refuses_misnesting():
+            return await self._step_beside(last)
         if not (self.is_guarded or needs_look):
             return await last.__anext__()
         self.step_scope = scope = anyio.CancelScope()
@@ -213,6 +215,13 @@ class Reading(Held, Generic[T]):
         await self._refuse(self.why)
         raise AssertionError("a guarded step that was cut is refused")
 
+    async def _step_beside(self, last: AsyncIterator[T]) -> T:
+        """Look at a first step without a scope around it: Trio would give up the one that the source holds."""
+        before = signs_of_scopes()
+        item = await last.__anext__()
+        self.holds_scope = signs_of_scopes() != before
+        return item
+
     def _make(self) -> AsyncIterator[T]:
         self.state = "open"
         self.line = line = Line(self.owner, self.full_label)
@@ -225,11 +234,11 @@ class Reading(Held, Generic[T]):
             self.enclosing = held.scope
             item: T = held.item
             return item
-        assert self.line is not None
         self.why = self.closed_error("it was refused, and closed")
+        self.enclosing = held.scope
+        self.holds_scope = held.scope is None
         try:
-            await self.line.aclose()
+            await self._close_here()
         finally:
-            held.leave()
             self.forget()
         raise holds_scope(self.owner.path, self.label)

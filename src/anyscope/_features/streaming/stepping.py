@@ -8,10 +8,10 @@ of this one.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
+from ..._lifetime.backend import refuses_misnesting
 from ..._vocabulary.errors import ScopeMisuse
 
 if TYPE_CHECKING:
@@ -35,21 +35,21 @@ Stepped: TypeAlias = "T | Cut"
 
 
 class HoldsScopeError(Exception):
-    """A source holds a scope open across its yield, and the one around its step is open still.
+    """A source holds a scope open across its yield.
 
     Args:
         item: What the step gave.
-        scope: The scope.
+        scope: The scope around the step if it is open still, as it is on asyncio.
     """
 
-    def __init__(self, item: Any, scope: anyio.CancelScope) -> None:
+    def __init__(self, item: Any, scope: anyio.CancelScope | None) -> None:
         super().__init__(item, scope)
         self.item = item
         self.scope = scope
 
     def leave(self) -> None:
         """Leave the scope, once the source has been closed in this task."""
-        with suppress(RuntimeError):  # Trio has left it already
+        if self.scope is not None:
             self.scope.__exit__(None, None, None)
 
 
@@ -83,5 +83,5 @@ async def step_within(scope: anyio.CancelScope, step: Callable[[], Awaitable[T]]
     try:
         scope.__exit__(None, None, None)
     except RuntimeError as error:
-        raise HoldsScopeError(item, scope) from error
+        raise HoldsScopeError(item, scope if refuses_misnesting() else None) from error
     return item
