@@ -29,7 +29,14 @@ if sys.version_info < (3, 11):
 
 STREAM_SCENARIOS: list[Scenario] = []
 
-NEVER_NATIVELY_ON_3_10: set[str] = set()
+NEVER_NATIVELY_ON_3_10 = {
+    "a_stranger_reads_when_the_scope_ends",
+    "a_stranger_reads_when_the_scope_is_cancelled",
+    "cut_off_again_and_again",
+    "shielded_readers",
+    "tasks_of_the_scope_read",
+    "time_outs_of_items",
+}
 """On Python 3.10 AnyIO loses a native cancellation that meets that of a scope; in these stories it does."""
 
 NEVER_NATIVELY = {"a_nested_task_group_reads"}

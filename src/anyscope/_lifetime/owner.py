@@ -177,9 +177,11 @@ class Owner(Branch):
         args: tuple[Any, ...] = (),
         kind: DisposalKind = "clean-up",
         subject: object = None,
+        index: int | None = None,
     ) -> None:
-        """Register a clean-up step."""
-        self._clean_ups.append(CleanUp(self.next_index(), label, function, args, kind, subject))
+        """Register a clean-up step, with the number of what it closes if that has one."""
+        number = self.next_index() if index is None else index
+        self._clean_ups.append(CleanUp(number, label, function, args, kind, subject))
         if WATCHERS:
             tell("pushed", self, self._clean_ups[-1])
 

@@ -109,7 +109,7 @@ class Held(ABC):
         self.state: State = "new"
         self.handle: Callable[[], Any] = _nobody
         self.line: Line | None = None
-        self.reader: object = None
+        self.reader: object = _nobody
         self.is_inside = self.is_guarded = self.is_stepping = self.is_left = False
         self.step_scope: anyio.CancelScope | None = None
         self.why: Exception | None = None
@@ -195,7 +195,7 @@ class Held(ABC):
     def _push(self) -> None:
         """Close it as a clean-up of the scope, which waits for it, bounds it, and tells what it raises."""
         self.state = "closing"
-        self.owner.push(self.name, self._close_at_last, kind="stream")
+        self.owner.push(self.name, self._close_at_last, kind="stream", index=self.index)
         self._part()
 
     async def _close_at_last(self) -> None:

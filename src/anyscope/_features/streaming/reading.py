@@ -54,7 +54,7 @@ class Reading(Held, Generic[T]):
         recipe: What to read.
 
     Attributes:
-        is_block: Whether an `async with` will close it, in the reader's task. Written by the handle.
+        is_block: Whether an `async with` will close it, in the reader's task.
         _last: The last iterator of the line.
         _maker: The native task that made the stream.
         _has_stepped: Whether the first step has been taken.
@@ -118,6 +118,16 @@ class Reading(Held, Generic[T]):
             self.look_again()
         if self._is_over and not line.is_running:
             raise self.closed_error("its source has ended")
+
+    def begin_block(self) -> None:
+        """A block that will close it begins.
+
+        Raises:
+            BusyResourceError: Somebody reads it right now, and would have it closed under him.
+        """
+        if self.is_busy:
+            raise anyio.BusyResourceError("reading")
+        self.is_block = True
 
     @property
     def _is_over(self) -> bool:

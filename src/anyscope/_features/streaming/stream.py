@@ -64,7 +64,7 @@ class Stream(Operators[T]):
         return self
 
     async def __aenter__(self) -> Self:
-        self._reading.is_block = True
+        self._reading.begin_block()
         return self
 
     async def __aexit__(
