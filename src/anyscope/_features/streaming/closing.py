@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
     from ..._lifetime.owner import Owner
 
+GLANCE = 0.01
+"""Seconds between two looks at whether a step that is taken directly is over."""
+
 State: TypeAlias = Literal["new", "open", "closing", "closed"]
 
 
@@ -159,6 +162,8 @@ class Held(ABC):
         """Cut a guarded step, and have a direct reader ask here before the next one."""
         if self.step_scope is not None and self.is_guarded:
             self.step_scope.cancel()
+        elif self.line is not None and self.why is not None:
+            self.line.interrupt(self.why)
         self.look_again()
 
     def look_again(self) -> None:
@@ -185,7 +190,7 @@ class Held(ABC):
 
     def leave(self) -> None:
         """Have the scope close it."""
-        if self.state in ("closing", "closed"):
+        if self.state in ("closing", "closed") or self._is_bound:
             return
         if self.owner.phase == "closing":
             self._push()
@@ -281,7 +286,7 @@ class Held(ABC):
             raise self._is_own_source()
         self.why = self.why or self.closed_error("it was closed")
         self._interrupt()
-        if self.state == "closing" or self.is_busy:
+        if self.state == "closing" or self.is_busy or (self._is_bound and self.reader is not running_task()):
             self.is_left = True
             await self._until_closed()
             return
@@ -298,7 +303,19 @@ class Held(ABC):
             remedy="Right: return from the source, or break out of the loop that reads it",
         )
 
+    @property
+    def _is_bound(self) -> bool:
+        """Whether it can only be closed by its block, in that task."""
+        return self.holds_scope or self.enclosing is not None
+
     async def _until_closed(self) -> None:
+        """Wait for whoever closes it; if nobody does, have the scope do so."""
+        while self.state == "open" and self.is_busy and not self.is_stepping:
+            await anyio.sleep(GLANCE)  # read directly: nothing of ours runs when that step is over
+        if not self.is_stepping:
+            self.leave()
+        if self.state == "closed":
+            return
         if self._closed is None:
             self._closed = anyio.Event()
         await self._closed.wait()

@@ -61,6 +61,7 @@ class Handoff(Link, AsyncIterator[T]):
         _is_told: Whether somebody was given that.
         _is_given_up: Whether who closes it was cut off, and will not learn how it ends.
         _waiting: How many readers wait.
+        _stopped: What a reader that waits is given instead of an item. Written by `interrupt`.
         _news: Set when something is ready, or the end is; made by who waits for that.
         _room: Set when the task may go on.
         _gone: Set when the task is over; made by `aclose`.
@@ -80,6 +81,7 @@ class Handoff(Link, AsyncIterator[T]):
         "_room",
         "_shield",
         "_state",
+        "_stopped",
         "_waiting",
         "_whole",
         "consumed",
@@ -101,6 +103,7 @@ class Handoff(Link, AsyncIterator[T]):
         self._has_begun = self._is_unwanted = self._is_told = self._is_given_up = False
         self._failure: Err[Exception] | None = None
         self._waiting = 0
+        self._stopped: Exception | None = None
         self._event: type[anyio.Event] = type(anyio.Event())  # of the backend: made in a third of the time
         self._news: anyio.Event | None = None
         self._room: anyio.Event | None = None
@@ -122,6 +125,8 @@ class Handoff(Link, AsyncIterator[T]):
             StopAsyncIteration: There will be nothing, for the source has ended.
             Exception: The task has failed.
         """
+        if self._stopped is not None:
+            raise self._stopped.with_traceback(None)
         if self._state == "over":
             await self._end()
         if self._state == "new":
@@ -171,6 +176,11 @@ class Handoff(Link, AsyncIterator[T]):
     def is_running(self) -> bool:
         """Whether a reader waits for an item."""
         return self._waiting > 0
+
+    def interrupt(self, why: Exception) -> None:
+        """Give that to a reader who waits."""
+        self._stopped = why
+        self.tell()
 
     # ------------------------------------------------------------------ for the task
 

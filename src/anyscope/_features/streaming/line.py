@@ -49,6 +49,9 @@ class Link:
         """Whether a reader waits in it for an item."""
         return False
 
+    def interrupt(self, why: Exception) -> None:
+        """Raise that for a reader who waits in it, where that can be done without a scope around the step."""
+
 
 class Line(Link):
     """The iterators of one stream, or of a part of it that is closed as one.
@@ -86,6 +89,12 @@ class Line(Link):
     def is_running(self) -> bool:
         """Whether somebody waits in it for an item, as far as Python can tell."""
         return any(_is_running(link) for link in self.links)
+
+    def interrupt(self, why: Exception) -> None:
+        """Interrupt each link."""
+        for link in self.links:
+            if isinstance(link, Link):
+                link.interrupt(why)
 
     async def aclose(self) -> None:
         """Close everything, the last link first.

@@ -190,8 +190,8 @@ class Reading(Held, Generic[T]):
     def _welcome(self, task: object) -> None:
         self.owner.require_own_thread("stream.__anext__")
         self.reader = task
-        self.is_inside = is_inside(self.owner)
-        self.is_guarded = not (self.is_inside and task is self._maker and keeper_under(self.owner) is None)
+        self.is_inside = is_inside(self.owner) and keeper_under(self.owner) is None
+        self.is_guarded = not (self.is_inside and task is self._maker)
 
     def _go_direct(self) -> None:
         """From now on a loop takes its steps from the last iterator itself, where that will do."""

@@ -85,6 +85,10 @@ class Timed(Link, AsyncIterator[T]):
         """Whether nothing of what it reads from is left to be closed."""
         return self._line.has_ended
 
+    def interrupt(self, why: Exception) -> None:
+        """Interrupt what it reads from."""
+        self._line.interrupt(why)
+
     async def aclose(self) -> None:
         """Close what it reads from."""
         await self._line.aclose()
