@@ -74,13 +74,12 @@ def refuses_misnesting() -> bool:
     return trio is None or not trio.lowlevel.in_trio_run()
 
 
-def signs_of_scopes() -> tuple[int, float]:
-    """What Trio tells of the scopes around the running code: the nurseries of its task, and when it will be cancelled.
-
-    A scope without either cannot be seen.
-    """
-    trio: Any = sys.modules["trio"]
-    return len(trio.lowlevel.current_task().child_nurseries), trio.current_effective_deadline()
+def nursery_count() -> int:
+    """How many nurseries the running task of Trio has open; none on asyncio, which does not tell."""
+    trio: Any = sys.modules.get("trio")
+    if trio is None or not trio.lowlevel.in_trio_run():
+        return 0
+    return len(trio.lowlevel.current_task().child_nurseries)
 
 
 async def pass_on_cancellation() -> None:

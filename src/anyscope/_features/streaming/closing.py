@@ -29,6 +29,7 @@ from ..._lifetime.start import Start
 from ..._lifetime.watching import WATCHERS, tell
 from ..._vocabulary.errors import CloseTimeout, ScopeCancelled, ScopeMisuse, StreamClosed
 from .line import Line, Recipe
+from .stepping import holds_scope, is_misnesting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -259,7 +260,8 @@ class Held(ABC):
             return  # taken for lost, see `abandon`
         self._has_begun = True
         owner = self.owner
-        stand_in(StreamPlace(owner))
+        place = StreamPlace(owner)
+        stand_in(place)
         step = CleanUp(self.index, self.name, self._close_line, (), "stream")
         end = await run_clean_up(step, path=owner.path, bound=owner.close_timeout)
         if end.error is not None:
@@ -267,6 +269,7 @@ class Held(ABC):
         if end.fatal is not None:
             owner.end_for(end.fatal)
         self.forget()
+        place.end()
 
     async def _close_line(self) -> None:
         await self._line_to_close().aclose()
@@ -336,7 +339,12 @@ class Held(ABC):
             bound = self.owner.close_timeout
             scope.shield = True
             scope.deadline = math.inf if bound is None else anyio.current_time() + bound
-        await self._close_within(scope, line)
+        try:
+            await self._close_within(scope, line)
+        except RuntimeError as error:
+            if not is_misnesting(error):
+                raise
+            raise holds_scope(self.owner.path, self.label) from error  # one that could not be seen
 
     async def _close_within(self, scope: anyio.CancelScope, line: Line) -> None:
         """Close it and leave the scope around it, which has been entered and is cancelled by nothing but the bound."""

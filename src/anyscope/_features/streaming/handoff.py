@@ -35,6 +35,7 @@ from .closing import StreamPlace
 from .line import Link
 
 if TYPE_CHECKING:
+    from ..._lifetime.ending import BodyEnd
     from ..._lifetime.owner import Owner
     from .line import Line
 
@@ -234,7 +235,8 @@ class Handoff(Link, AsyncIterator[T]):
         if self._state == "over":
             return  # taken for lost, see `abandon`
         self._has_begun = True
-        stand_in(StreamPlace(self.owner))
+        place = StreamPlace(self.owner)
+        stand_in(place)
         failure: Exception | None = None
         raised: BaseException | None = None
         is_closed = False
@@ -251,6 +253,7 @@ class Handoff(Link, AsyncIterator[T]):
         except BaseException as error:  # noqa: ASYNC103  sorted out, then told
             raised = error
         self._conclude(failure, raised, is_closed=is_closed)
+        place.end()
         del failure, raised  # their tracebacks lead to this frame
 
     def _shield_closing(self) -> None:
@@ -263,7 +266,7 @@ class Handoff(Link, AsyncIterator[T]):
         if end.fatal is not None:
             self.owner.end_for(end.fatal)
             self._fail(self.cut_off(end.fatal))
-        errors = [failure, None if is_closed else self._overrun(), end.error]
+        errors = [failure, None if is_closed else self._unclosed(end), end.error]
         for error in errors:
             if error is not None:
                 self._fail(error)
@@ -272,12 +275,16 @@ class Handoff(Link, AsyncIterator[T]):
             self._fail(self.cut_off("cancelled natively" if cancellation is None else cancellation.reason))
         self._finish()
 
-    def _overrun(self) -> CloseTimeout | None:
-        bound = self.owner.close_timeout
+    def _unclosed(self, end: BodyEnd) -> Exception | None:
+        """Why the closing was cut short, if it was: it overran, or the task was cancelled natively."""
+        bound, path = self.owner.close_timeout, self.owner.path
         # Not `cancelled_caught`: on asyncio it is false where the task was cancelled after it had begun.
-        if bound is None or not self._shield.cancel_called:
+        if bound is not None and self._shield.cancel_called:
+            return CloseTimeout(path=path, step=f"{self.what} of {self.line.label}", limit=bound)
+        if end.cut is None:
             return None
-        return CloseTimeout(path=self.owner.path, step=f"{self.what} of {self.line.label}", limit=bound)
+        action = f"closing {self.what} of {self.line.label}"
+        return ScopeCancelled(path=path, action=action, reason="cancelled natively")
 
     def _fail(self, error: Exception) -> None:
         """The first error goes to the reader, others leave the scope."""

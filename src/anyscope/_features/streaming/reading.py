@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anyio
 
-from ..._lifetime.backend import pass_on_cancellation, refuses_misnesting, running_task, signs_of_scopes
+from ..._lifetime.backend import nursery_count, pass_on_cancellation, refuses_misnesting, running_task
 from ..._lifetime.place import is_inside, keeper_under
 from ..._vocabulary.errors import ScopeCancelled, StreamClosed, StreamTimeout
 from .closing import Held
@@ -227,9 +227,9 @@ class Reading(Held, Generic[T]):
 
     async def _step_beside(self, last: AsyncIterator[T]) -> T:
         """Look at a first step without a scope around it: Trio would give up the one that the source holds."""
-        before = signs_of_scopes()
+        before = nursery_count(), anyio.current_effective_deadline()  # a scope without either cannot be seen
         item = await last.__anext__()
-        self.holds_scope = signs_of_scopes() != before
+        self.holds_scope = (nursery_count(), anyio.current_effective_deadline()) != before
         return item
 
     def _make(self) -> AsyncIterator[T]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-from ..._lifetime.backend import refuses_misnesting
+from ..._lifetime.backend import nursery_count, refuses_misnesting
 from ..._vocabulary.errors import ScopeMisuse
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class HoldsScopeError(Exception):
 
     Args:
         item: What the step gave.
-        scope: The scope around the step if it is open still, as it is on asyncio.
+        scope: The scope around the step if it is open still, as it always is on asyncio.
     """
 
     def __init__(self, item: Any, scope: anyio.CancelScope | None) -> None:
@@ -63,6 +63,11 @@ def holds_scope(path: str, label: str) -> ScopeMisuse:
     )
 
 
+def is_misnesting(error: RuntimeError) -> bool:
+    """Whether Trio complains of scopes that were not left in the order in which they were entered."""
+    return str(error).startswith("Cancel scope stack corrupted")
+
+
 async def step_within(scope: anyio.CancelScope, step: Callable[[], Awaitable[T]]) -> Stepped[T]:
     """Take a step in `scope`.
 
@@ -73,6 +78,7 @@ async def step_within(scope: anyio.CancelScope, step: Callable[[], Awaitable[T]]
         HoldsScopeError: The scope could not be left.
     """
     scope.__enter__()
+    before = nursery_count()
     try:
         item = await step()
     except BaseException as error:  # noqa: ASYNC103  the scope may absorb it
@@ -80,6 +86,8 @@ async def step_within(scope: anyio.CancelScope, step: Callable[[], Awaitable[T]]
         if scope.__exit__(type(error), error, error.__traceback__):
             return CUT  # noqa: ASYNC104  it has
         raise
+    if nursery_count() > before:  # Trio would give up the nursery, and its tasks break
+        raise HoldsScopeError(item, scope)
     try:
         scope.__exit__(None, None, None)
     except RuntimeError as error:

@@ -78,7 +78,8 @@ class Timed(Link, AsyncIterator[T]):
             await self._line.aclose()
         finally:
             held.leave()
-        raise holds_scope(self._line.owner.path, self._label) from None
+        path = self._line.owner.path
+        raise holds_scope(path, self._label.removesuffix(f" of {path}")) from None
 
     @property
     def has_ended(self) -> bool:
