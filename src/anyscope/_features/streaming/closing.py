@@ -146,6 +146,11 @@ class Held(ABC):
         """Its name, number and scope, such as `read_lines.map (#3) of app`."""
         return f"{self.label} of {self.owner.path}"
 
+    @property
+    def task_name(self) -> str:
+        """What the task is called that closes it."""
+        return f"closing stream {self.full_label}"
+
     # ------------------------------------------------------------------ interruptions
 
     @abstractmethod
@@ -253,7 +258,7 @@ class Held(ABC):
         self.state = "closing"
         self._spawned = True
         context = None if self.owner.context is None else self.owner.context.copy()
-        _ = self.owner.spawn(Start(self._close_in_task), f"closing stream {self.full_label}", context)
+        _ = self.owner.spawn(Start(self._close_in_task), self.task_name, context)
 
     async def _close_in_task(self) -> None:
         if self._has_begun:

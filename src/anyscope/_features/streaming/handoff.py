@@ -222,14 +222,24 @@ class Handoff(Link, AsyncIterator[T]):
 
     @property
     def label(self) -> str:
-        """What the task is called."""
+        """What it is called among the works of the scope."""
         return self.what
+
+    @property
+    def task_name(self) -> str:
+        """What the task is called."""
+        return f"{self.what} of {self.line.label}"
+
+    @property
+    def worker_name(self) -> str:
+        """What further tasks are called that the task starts."""
+        return f"{self.what} worker of {self.line.label}"
 
     def _start(self) -> None:
         self._state = "running"
         self.owner.works.join_daemon(self)
         context = None if self.owner.context is None else self.owner.context.copy()
-        _ = self.owner.spawn(Start(self._drive), f"{self.what} of {self.line.label}", context)
+        _ = self.owner.spawn(Start(self._drive), self.task_name, context)
 
     async def _drive(self) -> None:
         if self._state == "over":
@@ -280,10 +290,10 @@ class Handoff(Link, AsyncIterator[T]):
         bound, path = self.owner.close_timeout, self.owner.path
         # Not `cancelled_caught`: on asyncio it is false where the task was cancelled after it had begun.
         if bound is not None and self._shield.cancel_called:
-            return CloseTimeout(path=path, step=f"{self.what} of {self.line.label}", limit=bound)
-        if end.cut is None:
-            return None
-        action = f"closing {self.what} of {self.line.label}"
+            return CloseTimeout(path=path, step=self.task_name, limit=bound)
+        if end.cut is None or anyio.current_effective_deadline() == -math.inf:
+            return None  # a source's own scopes may let that of an outer one through
+        action = f"closing {self.task_name}"
         return ScopeCancelled(path=path, action=action, reason="cancelled natively")
 
     def _fail(self, error: Exception) -> None:
@@ -291,12 +301,12 @@ class Handoff(Link, AsyncIterator[T]):
         if self._failure is None and not self._is_given_up:
             self._failure = Err(error)
         else:
-            self.owner.report(error, self.owner.next_index(), f"in {self.what} of {self.line.label}")
+            self.owner.report(error, self.owner.next_index(), f"in {self.task_name}")
 
     def cut_off(self, reason: object) -> ScopeCancelled:
         """The error for a reader, when the task was cancelled by somebody else."""
         self._is_told = True  # whose cancellation it is tells that
-        return ScopeCancelled(path=self.owner.path, action=f"{self.what} of {self.line.label}", reason=reason)
+        return ScopeCancelled(path=self.owner.path, action=self.task_name, reason=reason)
 
     def _finish(self) -> None:
         self._state = "over"
