@@ -9,7 +9,9 @@ its end looks like that of the source when the producer fails. Here an error lie
 and a task that failed does not take the scope along: its error is the reader's; if nobody reads on, it is the scope's.
 
 Invariants
-    * The task is a daemon of the scope: ended with it, never waited for.
+    * The task is a daemon of the scope: ended with it, never waited for. It is cancelled by us alone, behind a shield:
+      where AnyIO too cancels what a scope of ours has cancelled, it takes one cancellation too many back from the task
+      that runs the scope, which may be a native one.
     * What it reads from is closed in that very task, shielded and bounded, by a scope that was entered before the first
       step and is left after the last.
     * It asks for no more than `most` items ahead of the reader; with none, for one when somebody waits.
@@ -67,6 +69,7 @@ class Handoff(Link, AsyncIterator[T]):
         _room: Set when the task may go on.
         _gone: Set when the task is over; made by `aclose`.
         _whole: Around all that the task does, to end it.
+        _unlisten: Ends that it hears of the scope's cancellation. Written by `_start`.
         _shield: Within that: shields the closing of what it reads from.
     """
 
@@ -83,6 +86,7 @@ class Handoff(Link, AsyncIterator[T]):
         "_shield",
         "_state",
         "_stopped",
+        "_unlisten",
         "_waiting",
         "_whole",
         "consumed",
@@ -109,7 +113,7 @@ class Handoff(Link, AsyncIterator[T]):
         self._news: anyio.Event | None = None
         self._room: anyio.Event | None = None
         self._gone: anyio.Event | None = None
-        self._whole = anyio.CancelScope()
+        self._whole = anyio.CancelScope(shield=True)
         self._shield = anyio.CancelScope()
 
     # ------------------------------------------------------------------ the reader
@@ -238,6 +242,9 @@ class Handoff(Link, AsyncIterator[T]):
     def _start(self) -> None:
         self._state = "running"
         self.owner.works.join_daemon(self)
+        self._unlisten = self.owner.listeners.add(self._scope_was_cancelled)
+        if self.owner.cancelled:
+            self._whole.cancel()
         context = None if self.owner.context is None else self.owner.context.copy()
         _ = self.owner.spawn(Start(self._drive), self.task_name, context)
 
@@ -265,6 +272,9 @@ class Handoff(Link, AsyncIterator[T]):
         self._conclude(failure, raised, is_closed=is_closed)
         place.end()
         del failure, raised  # their tracebacks lead to this frame
+
+    def _scope_was_cancelled(self, _: object) -> None:
+        self._whole.cancel()
 
     def _shield_closing(self) -> None:
         bound = self.owner.close_timeout
@@ -310,6 +320,7 @@ class Handoff(Link, AsyncIterator[T]):
 
     def _finish(self) -> None:
         self._state = "over"
+        self._unlisten()
         self.owner.works.part(self)
         self.tell()
         if self._gone is not None:
