@@ -8,6 +8,7 @@ source has ended.
 
 # Handles are dropped on purpose here.
 # mypy: disable-error-code="unused-awaitable"
+# ruff: noqa: PERF401  (the loops are what is tested)
 
 from __future__ import annotations
 
@@ -40,8 +41,8 @@ NEVER_NATIVELY_ON_3_10 = {
 """On Python 3.10 AnyIO loses a native cancellation that meets that of a scope; in these stories it does."""
 
 NEVER_NATIVELY = {"a_nested_task_group_reads"}
-"""AnyIO 4.16 loses one too when a task group is cancelled, and a scope in one of its tasks as well, which then waits in a
-`finally`: what that scope has to take back is taken back from the host of the group."""
+"""AnyIO 4.16 loses one too when a task group is cancelled, and a scope in one of its tasks as well, which then waits in
+a `finally`: what that scope has to take back is taken back from the host of the group."""
 
 
 class Source:
@@ -57,7 +58,9 @@ class Source:
         closed: How often that ended.
     """
 
-    def __init__(self, brook: Brook, count: int, pause: float, fail_at: int | None, closing: float, *, fails: bool) -> None:
+    def __init__(
+        self, brook: Brook, count: int, pause: float, fail_at: int | None, closing: float, *, fails: bool
+    ) -> None:
         self._brook = brook
         self._count = count
         self._pause = pause
@@ -570,7 +573,7 @@ async def holding(*, group: bool) -> AsyncIterator[None]:
 
 
 async def holding_scopes(source: AsyncIterator[int], sim: Simulation) -> AsyncIterator[int]:
-    """A source that breaks PEP 789; a task group of AnyIO that GeneratorExit closes would lose a native cancellation."""
+    """A source that breaks PEP 789; AnyIO's task group, closed by GeneratorExit, would lose a native cancellation."""
     async with holding(group=sim.case.strike != "native"):
         try:
             async for item in source:
@@ -709,7 +712,7 @@ async def everything_is_cancelled_natively(sim: Simulation, brook: Brook) -> Non
             await read(s, own_task=True)
             await read(s, own_task=False)
 
-    async def read_quietly(s: Scope, own_task: bool) -> None:  # noqa: FBT001  start_soon passes it
+    async def read_quietly(s: Scope, own_task: bool) -> None:
         with suppress(StreamClosed, ScopeCancelled):
             await read(s, own_task=own_task)
 

@@ -1,7 +1,7 @@
 """What the black-box cases of streams share: a source that says what becomes of it.
 
-The cases are numbered as in the project's list of them: tests/test_streams.py has S01 to S15 and S31 to S37 but for what
-holds scopes, tests/test_streams_closing.py S16 to S30, tests/test_streams_own_task.py what runs in tasks of its own.
+The cases are numbered as in the project's list of them: tests/test_streams.py has S01 to S15 and S30,
+tests/test_streams_closing.py S16 to S27 and S29, tests/test_streams_own_task.py S28 and S31 to S37.
 """
 
 from __future__ import annotations

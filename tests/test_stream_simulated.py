@@ -1,4 +1,4 @@
-"""Streams under simulation: the stories of tests/stream_scenarios.py, as tests/test_simulated.py does it with others."""
+"""Streams under simulation: the stories of tests/stream_scenarios.py, as tests/test_simulated.py does with others."""
 
 from __future__ import annotations
 

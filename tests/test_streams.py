@@ -1,11 +1,12 @@
 """Streams as a black box: reading and closing (R1, R3), misuse and texts (S12, S13)."""
 
+# ruff: noqa: PERF401  (the loops are what is tested)
+
 from __future__ import annotations
 
 import gc
 import math
 import sys
-import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -511,13 +512,17 @@ def not_a_source() -> list[tuple[Any, str]]:
     return [
         (
             5,
-            "s.stream(...): expected an async or plain iterable, or a function that makes one, got int\n"
-            "Right: s.stream(read_lines())   with   async def read_lines(): ... yield line",
+            (
+                "s.stream(...): expected an async or plain iterable, or a function that makes one, got int\n"
+                "Right: s.stream(read_lines())   with   async def read_lines(): ... yield line"
+            ),
         ),
         (
             returns(),
-            "s.stream(...): expected an iterable, got a coroutine: returns returns, it does not yield\n"
-            "Right: await returns(...), and give what it returns",
+            (
+                "s.stream(...): expected an iterable, got a coroutine: returns returns, it does not yield\n"
+                "Right: await returns(...), and give what it returns"
+            ),
         ),
     ]
 

@@ -2,6 +2,7 @@
 
 # Handles are dropped on purpose here.
 # mypy: disable-error-code="unused-awaitable"
+# ruff: noqa: PERF401  (the loops are what is tested)
 
 from __future__ import annotations
 
@@ -106,12 +107,11 @@ async def test_s17_a_source_that_never_waits_is_cut_off() -> None:
 async def test_s18_a_stranger_is_told_of_the_cancellation(options: dict[str, Any]) -> None:
     """R2: at once, and it lives on."""
     told, source = Told(), Source(5, pause=10)
-    async with anyio.create_task_group() as tg:
-        async with scope(name="app") as s:
-            tg.start_soon(told.read, s.stream(source.items(), **options))
-            await anyio.sleep(0.02)
-            s.cancel("enough")
-            began = anyio.current_time()
+    async with anyio.create_task_group() as tg, scope(name="app") as s:
+        tg.start_soon(told.read, s.stream(source.items(), **options))
+        await anyio.sleep(0.02)
+        s.cancel("enough")
+        began = anyio.current_time()
     assert isinstance(told.error, ScopeCancelled)
     assert str(told.error) == "scope app was cancelled (enough): stream Source.items (#0) was cut off"
     assert told.lives
@@ -178,11 +178,10 @@ async def test_s20_a_grandchild_is_cancelled() -> None:
         s.cancel()
     assert sorted(ends) == ["child", "daemon, told", "grandchild", "task"]
     ends.clear()
-    async with scope(name="app") as s:
-        async with anyio.create_task_group() as tg:
-            tg.start_soon(read, s.stream(Source(5, pause=10).items()), "nested")
-            await anyio.sleep(0.1)
-            s.cancel()
+    async with scope(name="app") as s, anyio.create_task_group() as tg:
+        tg.start_soon(read, s.stream(Source(5, pause=10).items()), "nested")
+        await anyio.sleep(0.1)
+        s.cancel()
     assert ends in (["nested"], ["nested, told"])
 
 
@@ -262,16 +261,15 @@ async def cancel_in(s: Scope, seconds: float) -> None:
 async def test_a_stream_made_in_a_cancelled_scope() -> None:
     """R2: it can be made, and read where that is shielded; else the reader is cancelled, or told."""
     source, unread, told = Source(3), Source(3), Told()
-    async with anyio.create_task_group() as tg:
-        async with scope(name="app") as s:
-            s.cancel("over")
-            tg.start_soon(told.read, s.stream(unread.items()))
-            with anyio.CancelScope(shield=True):
-                assert await s.stream(source.items()).collect() == [0, 1, 2]
-                await turns(3)
-            async for _ in s.stream(unread.items()):
-                raise AssertionError("cancelled")
+    async with anyio.create_task_group() as tg, scope(name="app") as s:
+        s.cancel("over")
+        tg.start_soon(told.read, s.stream(unread.items()))
+        with anyio.CancelScope(shield=True):
+            assert await s.stream(source.items()).collect() == [0, 1, 2]
+            await turns(3)
+        async for _ in s.stream(unread.items()):
             raise AssertionError("cancelled")
+        raise AssertionError("cancelled")
     assert isinstance(told.error, ScopeCancelled)
     assert (source.closed, unread.given) == (1, 0)
 
@@ -704,7 +702,7 @@ async def test_a_fatal_exception_ends_the_scope(place: str, in_block: bool, opti
     fatal = Fatal()
     source = Source(2, error=fatal) if place == "step" else Source(9, closing_error=fatal)
     other = Source(9)
-    with pytest.raises(BaseException) as caught:  # noqa: PT011, B017  looked at below
+    with pytest.raises(BaseException) as caught:
         async with scope() as s:
             others = s.stream(other.items())
             await anext(others)

@@ -2,6 +2,7 @@
 
 # Handles are dropped on purpose here.
 # mypy: disable-error-code="unused-awaitable"
+# ruff: noqa: PERF401  (the loops are what is tested)
 
 from __future__ import annotations
 
@@ -131,7 +132,7 @@ async def test_s36_what_nobody_reads_does_not_keep_the_scope() -> None:
     began = anyio.current_time()
     sources = [Source(9), Source(9), Source(9, pause=1e6)]
     async with scope() as s:
-        full, idle, slow = (s.stream(source.items(), buffer=size) for source, size in zip(sources, (2, 1, 1), strict=True))
+        full, idle, slow = (s.stream(source.items(), buffer=2) for source in sources)
         assert await anext(full) == await anext(idle) == 0
         with anyio.move_on_after(1):
             await anext(slow)
@@ -231,7 +232,7 @@ async def check_usable(s: Scope) -> None:
     """The task, and a scope in it, are what they were."""
     assert LOG == ["closed"]
     with anyio.CancelScope() as inner:
-        await anyio.sleep(0)
+        await checkpoint()
     assert not inner.cancelled_caught
     assert not s.cancelled
     async with scope(name="usable") as usable:
@@ -413,11 +414,10 @@ async def test_a_scope_without_a_deadline_in_a_cancelled_block() -> None:
 
     async with scope(name="host") as host:
         try:
-            async with scope(name="app") as s:
-                async with s.stream(source()) as items:
-                    await anext(items)
-                    s.cancel()
-                    await checkpoint()
+            async with scope(name="app") as s, s.stream(source()) as items:
+                await anext(items)
+                s.cancel()
+                await checkpoint()
         except ExceptionGroup as group:
             assert [type(each) for each in leaves(group)] == [ScopeMisuse]
             assert "own_task=True" in str(leaves(group)[0])

@@ -177,6 +177,7 @@ class Owner(Branch):
         args: tuple[Any, ...] = (),
         kind: DisposalKind = "clean-up",
         subject: object = None,
+        *,
         index: int | None = None,
     ) -> None:
         """Register a clean-up step, with the number of what it closes if that has one."""

@@ -228,8 +228,8 @@ class CancelSource:
         return f"<CancelSource {self._name} {state}>"
 
 
-_AWAITED = {f"s.{call}" for call in ("run", "start", "use", "enter", "parallel", "parallel_aggregate", "race", "any")}
-_AWAITED |= {"stream.__anext__", "stream.aclose"}
+_OF_SCOPES = ("run", "start", "use", "enter", "parallel", "parallel_aggregate", "race", "any")
+_AWAITED = {*(f"s.{call}" for call in _OF_SCOPES), "stream.__anext__", "stream.aclose"}
 
 
 def wrong_thread(path: str, call: str) -> ScopeMisuse:

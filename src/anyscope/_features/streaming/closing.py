@@ -91,8 +91,8 @@ class Held(ABC):
         "_unlisten",
         "enclosing",
         "handle",
-        "index",
         "holds_scope",
+        "index",
         "is_guarded",
         "is_inside",
         "is_left",
@@ -318,8 +318,9 @@ class Held(ABC):
 
     async def _until_closed(self) -> None:
         """Wait for whoever closes it; if nobody does, have the scope do so."""
-        while self.state == "open" and self.is_busy and not self.is_stepping:
-            await anyio.sleep(GLANCE)  # read directly: nothing of ours runs when that step is over
+        while self.state == "open" and self.is_busy and not self.is_stepping:  # noqa: ASYNC110  no event for that
+            # Read directly: nothing of ours runs when that step is over.
+            await anyio.sleep(GLANCE)
         if not self.is_stepping:
             self.leave()
         if self.state == "closed":
@@ -357,7 +358,7 @@ class Held(ABC):
         try:
             await line.aclose()
         except BaseException as error:  # noqa: ASYNC103  the scope may absorb it
-            # Not `cancelled_caught`: on asyncio it is false where the outer cancellation came after the scope was entered.
+            # Not `cancelled_caught`: on asyncio it is false where the outer one came after the scope was entered.
             if bound is not None and scope.cancel_called and not isinstance(error, Exception):
                 self.report(CloseTimeout(path=self.owner.path, step=f"stream {self.label}", limit=bound))
             if not scope.__exit__(type(error), error, error.__traceback__):

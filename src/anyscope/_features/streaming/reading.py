@@ -27,7 +27,7 @@ reads directly, in a loop; and that it does so after its own loop was cut.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 
@@ -132,7 +132,7 @@ class Reading(Held, Generic[T]):
     @property
     def _is_over(self) -> bool:
         """Whether the last iterator can give nothing more, as far as Python can tell."""
-        last = self._last
+        last: Any = self._last
         return last.has_ended if isinstance(last, Link) else getattr(last, "ag_frame", self) is None
 
     async def step(self) -> T:
