@@ -717,3 +717,49 @@ def test_errors_of_streams_are_what_they_say() -> None:
     assert issubclass(StreamClosed, anyscope.AnyscopeError)
     assert not issubclass(StreamClosed, ScopeCancelled)
     assert isinstance(BaseExceptionGroup("", [StreamClosed(stream="s", problem="p")]), ExceptionGroup)
+
+
+# ------------------------------------------------------------------ sinks, and operators that the core knows of
+async def test_sinks_read_to_the_end_and_close() -> None:
+    """R6: each closes the source, also where it stops early."""
+    async with scope(name="app") as s:
+        source = Source(4)
+        assert await s.stream(source.items()).collect() == [0, 1, 2, 3]
+        assert await s.stream(Source(4).items()).count() == 4
+        assert await s.stream(Source(4).items()).reduce(lambda state, item: state + item, 0) == 6
+        assert await s.stream(Source(0).items()).reduce(lambda state, item: state + item, 7) == 7
+        seen: list[int] = []
+        await s.stream(Source(4).items()).for_each(seen.append)
+        assert seen == [0, 1, 2, 3]
+        await s.stream(Source(4).items()).drain()
+        early = Source(4)
+        assert await s.stream(early.items()).first() == 0
+        assert early.closed == source.closed == 1
+        assert await s.stream(Source(0).items()).first("none") == "none"
+        with pytest.raises(LookupError) as caught:
+            await s.stream(Source(0).items()).first()
+        assert "Source.items" in str(caught.value)
+        assert str(caught.value).endswith("is empty: first() has nothing to give")
+        assert streams_of(s) == []
+
+
+async def test_a_stream_that_is_part_of_another_one() -> None:
+    """R6: it says so, is the other one's to close, and leaves the tree."""
+    source = Source(3)
+    async with scope(name="app") as s:
+        part = s.stream(source.items())
+        assert await anext(part) == 0
+        whole = s.stream([7]).merge(part)
+        assert streams_of(s) == ["stream list.merge (#1) new"]
+        with pytest.raises((StreamClosed, ScopeMisuse)):
+            await anext(part)
+        assert sorted(await whole.collect()) == [1, 2, 7]
+        assert source.closed == 1
+
+
+@pytest.mark.virtual_time
+async def test_waiting_for_one_more_until_a_time() -> None:
+    """R8: what the hand-off offers to batches in time."""
+    async with scope(name="app") as s:
+        batches = [batch async for batch in s.stream(Source(5, pause=1).items()).batch(3, within=1.5)]
+    assert batches == [[0, 1], [2, 3], [4]]

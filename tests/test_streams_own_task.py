@@ -10,7 +10,7 @@ import asyncio
 import gc
 import itertools
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,8 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from anyscope import Err, Ok, Scope, ScopeCancelled, ScopeMisuse, Stream, StreamTimeout, scope
-from anyscope._features.streaming import line as line_module
+from anyscope._features.streaming.buffer import Buffer
+from anyscope._features.streaming.line import Line, Link
 from scenarios import leaves
 from streams import Source, streams_of, turns
 
@@ -553,7 +554,7 @@ async def test_dropped_streams_leave_no_garbage() -> None:
 
 def test_a_link_is_nothing_special() -> None:
     """The base of what a line is made of has nothing to say."""
-    link = line_module.Link()
+    link = Link()
     link.interrupt(ValueError())
     assert not link.has_ended
     assert not link.is_running
@@ -566,3 +567,72 @@ async def test_stream_timeouts_survive_in_an_own_task_with_stages() -> None:
         for _ in range(2):
             with pytest.raises(StreamTimeout):
                 await anext(items)
+
+
+# ------------------------------------------------------------------ rare ends
+async def test_an_own_task_in_a_cancelled_scope() -> None:
+    """R2: a shielded reader of a scope that is cancelled already is told; on both backends alike."""
+    source = Source(5)
+    async with scope(name="app") as s:
+        s.cancel("over")
+        with anyio.CancelScope(shield=True):
+            with pytest.raises(ScopeCancelled) as caught:
+                await anext(s.stream(source.items(), own_task=True))
+            await turns(10)
+        assert str(caught.value) == "scope app was cancelled (over): source of Source.items (#0) of app was cut off"
+    assert source.given == 0
+
+
+async def test_a_task_that_was_taken_for_lost_does_nothing() -> None:
+    """S7: should it begin after all."""
+    source, other = Source(5), Source(5)
+    async with scope(name="app") as s:
+        owner = s._owner
+        items, others = s.stream(source.items(), own_task=True), s.stream(other.items())
+        reading = items._reading
+        buffer = Buffer(Line(owner, "test"), lambda line: line.add(source.items()), 1)
+        buffer._start()
+        assert buffer.is_unborn
+        buffer.abandon()
+        with pytest.raises(ScopeCancelled, match="cancelled natively"):
+            await anext(buffer)
+        await turns(3)
+        assert source.given == 0
+        assert await anext(others) == 0
+        held = others._reading
+        held.leave()
+        assert held.is_unborn
+        held.abandon()
+        await turns(3)
+        assert not held.is_unborn
+        assert (held.state, other.begun) == ("closing", 0)
+        await reading.aclose()
+    assert (held.state, other.begun) == ("closed", 1)
+
+
+async def test_an_error_of_closing_under_cancellation_is_told_as_it_is() -> None:
+    """R3, S4: a RuntimeError like any other."""
+    error = RuntimeError("closing")
+    with pytest.raises(ExceptionGroup) as caught:
+        async with scope(name="app") as s, s.stream(Source(5, closing_error=error).items()) as items:
+            await anext(items)
+            s.cancel()
+            await checkpoint()
+    assert leaves(caught.value) == [error]
+
+
+async def test_what_has_ended_is_forgotten_at_once() -> None:
+    """R3: there is nothing to be closed; and a handle that was never made complete is none."""
+
+    def numbers() -> Iterator[int]:
+        yield 1
+
+    async with scope(name="app") as s:
+        async for _ in s.stream(numbers()):
+            pass
+        async for _ in s.stream(Source(1).items(), own_task=True):
+            pass
+        async for _ in s.stream(Source(1).items(), timeout=5):
+            pass
+        assert s.tree() == "scope app open"
+        Stream.__new__(Stream)
