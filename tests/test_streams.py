@@ -466,7 +466,10 @@ async def test_a_block_closes_what_an_operator_took_over() -> None:
             async for name in items.map(str):
                 assert name == "0"
                 break
+            await turns(10)
+            assert source.closed == 0
         assert source.closed == 1
+        assert source.tasks == {anyio.get_current_task().id}
 
 
 # ------------------------------------------------------------------ where it runs

@@ -206,6 +206,110 @@ async def test_daemons_that_read_do_not_keep_the_scope() -> None:
     assert source.begun == 1
 
 
+@pytest.mark.virtual_time
+async def test_daemons_that_read_are_told_of_a_cancellation() -> None:
+    """R2: they serve on until the tasks have ended, so nobody else would interrupt them at once."""
+    told: list[BaseException] = []
+
+    async def read(s: Scope) -> None:
+        try:
+            async for _ in s.stream(Source(5, pause=10).items()):
+                pass
+        except ScopeCancelled as error:
+            told.append(error)
+
+    async def linger() -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(1)
+        assert len(told) == 1
+
+    async with scope() as s:
+        s.start_soon(read, s, daemon=True)
+        s.start_soon(linger)
+        await anyio.sleep(0.1)
+        s.cancel()
+    assert len(told) == 1
+
+
+@pytest.mark.virtual_time
+async def test_a_stranger_that_makes_the_stream_itself_is_told() -> None:
+    """R2: it is none of the scope's tasks all the same."""
+    told: list[BaseException] = []
+
+    async def read(s: Scope) -> None:
+        try:
+            async for item in s.stream(Source(5, pause=0.1).items()):
+                assert item < 2
+        except StreamClosed as error:
+            told.append(error)
+
+    async with anyio.create_task_group() as tg, scope() as s:
+        tg.start_soon(read, s)
+        await anyio.sleep(0.25)
+    assert len(told) == 1
+
+
+async def test_a_reader_that_is_shielded_no_more_is_cut_off() -> None:
+    """R2: at the next item, also of a source that never waits."""
+    seen: list[int] = []
+
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(99):
+            yield number
+
+    async with scope() as s:
+        items = s.stream(numbers())
+        with anyio.CancelScope(shield=True):
+            async for item in items:
+                seen.append(item)
+                s.cancel()
+                if item == 5:
+                    break
+        async for item in items:
+            seen.append(item)
+    assert seen == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.virtual_time
+async def test_a_time_out_in_a_loop_below_an_operator_is_remembered() -> None:
+    """R4: a time-out is no end, in whichever loop."""
+    async with scope() as s:
+        paces = [0.01, 0.01, 1.0]
+
+        async def numbers() -> AsyncIterator[int]:
+            for number, pace in enumerate(paces):
+                await anyio.sleep(pace)
+                yield number
+
+        items = s.stream(numbers(), item_timeout=0.1).map(str)
+        with pytest.raises(StreamTimeout):
+            async for _ in items:
+                pass
+        with pytest.raises(StreamTimeout):
+            await anext(items)
+
+
+@pytest.mark.virtual_time
+async def test_who_waits_for_a_direct_step_may_be_cancelled() -> None:
+    """R3: the reader has it closed at its next step."""
+    source, seen = Source(9, pause=1), []
+
+    async def close(items: Stream[int]) -> None:
+        with anyio.move_on_after(0.1):
+            await items.aclose()
+
+    async with scope() as s:
+        items = s.stream(source.items())
+        with pytest.raises(StreamClosed, match="it was closed"):
+            async for item in items:
+                seen.append(item)
+                if item == 1:
+                    s.start_soon(close, items)
+        await turns(10)
+        assert seen == [0, 1, 2]
+        assert source.closed == 1
+
+
 async def read_own(s: Scope, read: Callable[[Stream[int]], Any]) -> None:
     """A daemon that makes its own stream."""
     await read(s.stream(Source(5, pause=10).items()))
@@ -383,6 +487,25 @@ async def test_s21_closing_is_bounded(
 
 
 @pytest.mark.virtual_time
+@pytest.mark.parametrize("in_block", [True, False])
+@modes
+async def test_s21_closing_without_a_bound(in_block: bool, options: dict[str, Any]) -> None:
+    """S7: `close_timeout=None` waits as long as it takes."""
+    source = Source(5, closing=1000)
+    async with scope(name="app", close_timeout=None) as s:
+        if in_block:
+            async with s.stream(source.items(), **options) as items:
+                assert await anext(items) == 0
+                await turns(10)
+                s.cancel()
+                await checkpoint()
+        async for _ in s.stream(source.items(), **options):
+            await turns(10)
+            s.cancel()
+    assert source.closed == 1
+
+
+@pytest.mark.virtual_time
 async def test_s22_a_deadline_of_the_scope_is_the_scopes() -> None:
     """R4, S6: no error of the stream."""
     source, seen = Source(99, pause=0.01), []
@@ -508,7 +631,7 @@ async def test_s29_closed_by_another_task(options: dict[str, Any]) -> None:
         await anyio.sleep(1.5)
         async with anyio.create_task_group() as tg:
             tg.start_soon(items.aclose)
-            tg.start_soon(items.aclose)
+            tg.start_soon(items.aclose)  # waits for the other
         assert source.begun == 1
         assert isinstance(told.error, StreamClosed)
         assert told.error.problem == "it was closed"

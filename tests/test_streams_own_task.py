@@ -402,6 +402,30 @@ async def test_a_block_of_a_source_that_holds_scopes_is_closed_in_its_task(holde
         await check_usable(s)
 
 
+@HOLDERS
+async def test_a_block_of_a_source_that_holds_scopes_may_go_on_with_an_operator(holder: Any) -> None:
+    """R1, R5: no scope of ours is put over those of the source."""
+    async with scope(name="app") as s:
+        async with s.stream(holding(holder)) as items:
+            assert await anext(items) == 0
+            assert [name async for name in items.map(str)] == ["1", "2", "3", "4"]
+        await check_usable(s)
+
+
+@HOLDERS
+async def test_a_block_of_a_source_that_holds_scopes_is_read_in_its_task(holder: Any) -> None:
+    """R1, R5: another task is told, and disturbs nothing."""
+    async with scope(name="app") as s:
+        async with s.stream(holding(holder)) as items:
+            assert await anext(items) == 0
+            for call in (items.collect, items.__anext__):
+                error, _ = await s.task(call)
+                assert isinstance(error, ScopeMisuse)
+                assert "own_task=True" in str(error)
+            assert await anext(items) == 1
+        await check_usable(s)
+
+
 async def test_a_scope_without_a_deadline_in_a_cancelled_block() -> None:
     """R5: Trio shows nothing of such a scope, so its closing may fail under cancellation; then that is told."""
 

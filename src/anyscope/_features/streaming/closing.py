@@ -70,6 +70,7 @@ class Held(ABC):
         handle: Gives the stream object that reads it, weakly; it writes this.
         line: What was made from the recipe; `None` until the first step. Written by the reading.
         reader: The native task that takes the steps. Written by the reading.
+        is_block: Whether an `async with` will close it, in the reader's task. Written by the reading.
         is_inside: Whether the backend cancels that reader along with the scope. Written by the reading.
         is_guarded: Whether steps of that reader are guarded. Written by the reading.
         is_stepping: Whether a step is under way that is not taken directly. Written by the reading.
@@ -93,6 +94,7 @@ class Held(ABC):
         "handle",
         "holds_scope",
         "index",
+        "is_block",
         "is_guarded",
         "is_inside",
         "is_left",
@@ -114,6 +116,7 @@ class Held(ABC):
         self.handle: Callable[[], Any] = _nobody
         self.line: Line | None = None
         self.reader: object = _nobody
+        self.is_block = False
         self.is_inside = self.is_guarded = self.is_stepping = self.is_left = False
         self.step_scope: anyio.CancelScope | None = None
         self.why: Exception | None = None
@@ -196,7 +199,7 @@ class Held(ABC):
 
     def leave(self) -> None:
         """Have the scope close it."""
-        if self.state in ("closing", "closed") or self._is_bound:
+        if self.state in ("closing", "closed") or self.is_bound:
             return
         if self.owner.phase == "closing":
             self._push()
@@ -230,7 +233,7 @@ class Held(ABC):
     def was_dropped(self, handle: object) -> None:
         """The handle is going; called by its `__del__`, in any thread and at any moment."""
         current = self.handle()  # none, where it goes as part of a cycle
-        if self.state not in ("new", "open") or (current is not None and current is not handle):
+        if self.state not in ("new", "open") or self.is_block or (current is not None and current is not handle):
             return
         if self._has_nothing_to_close() and self.owner.phase in ("open", "draining"):
             self.state = "closed"
@@ -294,7 +297,7 @@ class Held(ABC):
             raise self._is_own_source()
         self.why = self.why or self.closed_error("it was closed")
         self._interrupt()
-        if self.state == "closing" or self.is_busy or (self._is_bound and self.reader is not running_task()):
+        if self.state == "closing" or self.is_busy or (self.is_bound and self.reader is not running_task()):
             self.is_left = True
             await self._until_closed()
             return
@@ -312,7 +315,7 @@ class Held(ABC):
         )
 
     @property
-    def _is_bound(self) -> bool:
+    def is_bound(self) -> bool:
         """Whether it can only be closed by its block, in that task."""
         return self.holds_scope or self.enclosing is not None
 

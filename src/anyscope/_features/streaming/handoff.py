@@ -171,6 +171,8 @@ class Handoff(Link, AsyncIterator[T]):
             await self._news.wait()
         finally:
             self._waiting -= 1
+        if self._stopped is not None:
+            raise self._stopped.with_traceback(None)
 
     @property
     def has_ended(self) -> bool:

@@ -54,7 +54,6 @@ class Reading(Held, Generic[T]):
         recipe: What to read.
 
     Attributes:
-        is_block: Whether an `async with` will close it, in the reader's task.
         _last: The last iterator of the line.
         _maker: The native task that made the stream.
         _has_stepped: Whether the first step has been taken.
@@ -62,10 +61,9 @@ class Reading(Held, Generic[T]):
             and has to be told then that this has ended the source.
     """
 
-    __slots__ = ("_has_stepped", "_is_looped", "_last", "_maker", "is_block")
+    __slots__ = ("_has_stepped", "_is_looped", "_last", "_maker")
 
     def __init__(self, owner: Owner, recipe: Recipe) -> None:
-        self.is_block = False
         self._last: AsyncIterator[T] | None = None
         self._maker: object = running_task()
         self._has_stepped = self._is_looped = False
@@ -110,13 +108,12 @@ class Reading(Held, Generic[T]):
         Raises:
             StreamClosed: Its source has ended.
         """
-        line = self.line
         self._is_looped = True
-        if line is None or self.why is not None:
+        if self.line is None or self.why is not None:
             return
         if self.reader is not running_task():
             self.look_again()
-        if self._is_over and not line.is_running:
+        if self._is_over:
             raise self.closed_error("its source has ended")
 
     def begin_block(self) -> None:
@@ -124,7 +121,10 @@ class Reading(Held, Generic[T]):
 
         Raises:
             BusyResourceError: Somebody reads it right now, and would have it closed under him.
+            ScopeMisuse: It is read in the block of another task, which alone can close it.
         """
+        if self.is_bound and self.reader is not running_task():
+            raise holds_scope(self.owner.path, self.label)
         if self.is_busy:
             raise anyio.BusyResourceError("reading")
         self.is_block = True
@@ -189,6 +189,8 @@ class Reading(Held, Generic[T]):
 
     def _welcome(self, task: object) -> None:
         self.owner.require_own_thread("stream.__anext__")
+        if self.is_bound:
+            raise holds_scope(self.owner.path, self.label)
         self.reader = task
         self.is_inside = is_inside(self.owner) and keeper_under(self.owner) is None
         self.is_guarded = not (self.is_inside and task is self._maker)
@@ -206,7 +208,7 @@ class Reading(Held, Generic[T]):
         last = self._last
         if last is None:
             last = self._make()
-        needs_look = not self._has_stepped and not self.recipe.survives
+        needs_look = not (self._has_stepped or self.recipe.survives or self.is_bound)
         if needs_look and self.is_block and not self.is_guarded and not refuses_misnesting():
             return await self._step_beside(last)
         if not (self.is_guarded or needs_look):
