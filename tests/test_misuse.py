@@ -41,6 +41,8 @@ from anyscope import (
     ServiceExists,
     ServiceNotFound,
     ServiceNotReady,
+    StreamClosed,
+    StreamTimeout,
     Task,
     TaskCancelled,
     TaskNotDone,
@@ -644,6 +646,8 @@ SAMPLES: list[AnyscopeError] = [
     PoolFull(pool="db of app", max_waiting=3),
     PoolClosed(pool="db of app", action="acquire()"),
     PoolMisuse(pool="db of app", problem="it was left", remedy="Enter it."),
+    StreamClosed(stream="lines (#3) of app", problem="it was closed"),
+    StreamTimeout(stream="lines (#3) of app", limit=3.0, per_item=True),
 ]
 
 

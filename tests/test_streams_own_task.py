@@ -11,7 +11,7 @@ import gc
 import itertools
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -513,16 +513,17 @@ async def test_an_own_task_that_is_cancelled_natively(after: int) -> None:
 
 @pytest.mark.asyncio_only
 async def test_an_own_task_that_is_cancelled_natively_while_it_closes() -> None:
-    """R3, S7: the closing is cut short, and that is told."""
+    """R3, S7: the closing is cut short, and that is told; Python 3.10 cannot tell it from our own cancellation."""
     source = Source(5, closing=10)
-    with pytest.raises((ScopeCancelled, ExceptionGroup)) as caught:
+    may_tell = suppress(ExceptionGroup) if sys.version_info < (3, 11) else pytest.raises(ExceptionGroup)
+    with may_tell as caught:
         async with scope(name="app") as s:
             async for _ in s.stream(source.items(), own_task=True):
                 break
             await turns(10)
             tasks_named("source of")[0].cancel()
             await turns(10)
-    assert {type(each) for each in leaves(caught.value)} <= {ScopeCancelled}
+    assert caught is None or [type(each) for each in leaves(caught.value)] == [ScopeCancelled]
     assert source.begun == 1
 
 
