@@ -133,6 +133,14 @@ def signals() -> tuple[Callable[[], Awaitable[None]], Callable[[Any], None]]:
     return asyncio.Future, ring
 
 
+def nursery_count() -> int:
+    """How many nurseries the running task of Trio has open; none on asyncio, which does not tell."""
+    trio: Any = sys.modules.get("trio")
+    if trio is None or not trio.lowlevel.in_trio_run():
+        return 0
+    return len(trio.lowlevel.current_task().child_nurseries)
+
+
 async def pass_on_cancellation() -> None:
     """Raise the cancellation of the running task if it is cancelled by a scope; else no checkpoint.
 

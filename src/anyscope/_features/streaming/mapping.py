@@ -134,7 +134,7 @@ class Mapping(Handoff[U]):
         assert self._group is not None
         self._size += 1
         worker = Worker()
-        worker.handle = self._group.create_task(Start(lambda: self._work(worker)), name=f"{self.what} worker")
+        worker.handle = self._group.create_task(Start(lambda: self._work(worker)), name=self.worker_name)
 
     async def _work(self, worker: Worker) -> None:
         stand_in(StreamPlace(self.owner))

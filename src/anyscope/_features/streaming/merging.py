@@ -59,9 +59,9 @@ class Merged(Handoff[Any]):
     async def work(self) -> None:
         """Read all of them."""
         async with self._group:
-            for number, (part, source) in enumerate(self._sources):
+            for part, source in self._sources:
                 begin = functools.partial(self._read, part, source)
-                self._group.create_task(Start(begin), name=f"merge source {number}")
+                self._group.create_task(Start(begin), name=self.worker_name)
         if self._first is not None:
             try:
                 raise self._first

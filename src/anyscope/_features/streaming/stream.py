@@ -64,7 +64,7 @@ class Stream(Operators[T]):
         return self
 
     async def __aenter__(self) -> Self:
-        self._reading.is_block = True
+        self._reading.begin_block()
         return self
 
     async def __aexit__(
@@ -92,6 +92,9 @@ class Stream(Operators[T]):
 
     async def aclose(self) -> None:
         """Close the source, and everything between; whoever waits for an item in another task gets `StreamClosed`.
+
+        A loop in the task that made the stream is not interrupted unless the source has a task of its own: it gets one
+        more item first, if one comes.
 
         Cancelled, it still closes what can be closed, shielded and for at most `close_timeout` of the scope.
 

@@ -11,6 +11,7 @@ import anyio
 
 from ..._vocabulary.errors import StreamTimeout
 from .buffer import Buffer
+from .line import Link
 from .stepping import CUT, HoldsScopeError, holds_scope, step_within
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Timed(AsyncIterator[T]):
+class Timed(Link, AsyncIterator[T]):
     """Bounds the wait for items, each and all together; the time that the reader takes in between does not count.
 
     A scope around each single step, and none in between. A step that is cut ends a generator; the time-out is then
@@ -77,12 +78,17 @@ class Timed(AsyncIterator[T]):
             await self._line.aclose()
         finally:
             held.leave()
-        raise holds_scope(self._line.owner.path, self._label) from None
+        path = self._line.owner.path
+        raise holds_scope(path, self._label.removesuffix(f" of {path}")) from None
 
     @property
     def has_ended(self) -> bool:
         """Whether nothing of what it reads from is left to be closed."""
         return self._line.has_ended
+
+    def interrupt(self, why: Exception) -> None:
+        """Interrupt what it reads from."""
+        self._line.interrupt(why)
 
     async def aclose(self) -> None:
         """Close what it reads from."""
