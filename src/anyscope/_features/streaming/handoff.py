@@ -140,6 +140,11 @@ class Handoff(AsyncIterator[T]):
                     await self._until_news()
         return bool(self.ready)
 
+    async def until_news(self, deadline: float) -> None:
+        """Wait for something new, or for `deadline`."""
+        with anyio.CancelScope(deadline=deadline):
+            await self._until_news()
+
     async def _end(self) -> None:
         """Raise why there are no more items; the cancellation of the reader itself goes first."""
         if self._failure is None:
@@ -158,6 +163,11 @@ class Handoff(AsyncIterator[T]):
             await self._news.wait()
         finally:
             self._waiting -= 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the task has ended; what it made may lie here still."""
+        return self._state == "over"
 
     @property
     def has_ended(self) -> bool:

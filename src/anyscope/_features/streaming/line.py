@@ -143,6 +143,15 @@ class Recipe:
     survives: bool = False
     is_timed: bool = False
 
+    def begin(self, line: Line) -> AsyncIterator[Any]:
+        """Make it; where that fails, `line` holds what there was already."""
+        line.links.clear()
+        try:
+            return self.make(line)
+        except BaseException:
+            line.links[:] = self.given
+            raise
+
     def then(self, operator: str, stage: Callable[[Line, AsyncIterator[Any]], AsyncIterator[Any]]) -> Recipe:
         """With one more stage, a generator, which reads from what there was."""
         return self.within(operator, lambda line, make: stage(line, make(line)))

@@ -12,21 +12,21 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ..._lifetime.place import stand_in
-from ..._lifetime.start import Start
-from ..._vocabulary.notes import add_note
+from ..._vocabulary.errors import CloseTimeout
 from .closing import StreamPlace
 from .handoff import Handoff
+from .team import Team
 
 if TYPE_CHECKING:
     from .buffer import Overflow
-    from .line import Line, Make
+    from .line import Line, Make, Recipe
 
 T = TypeVar("T")
 
 Halt: TypeAlias = Literal["all", "any"]
 
 
-class Merged(Handoff[Any]):
+class Merged(Team[Any]):
     """The items of several sources as they come, each source in a task of its own.
 
     Each has at most one item in hand for which there is no room yet, so a slow source holds up no other one.
@@ -40,35 +40,28 @@ class Merged(Handoff[Any]):
     Attributes:
         _sources: The sources, each with the line that holds what it is made of.
         _ended: How many of them have ended.
-        _first: The first error.
     """
 
-    __slots__ = ("_ended", "_first", "_group", "_halt", "_sources")
+    __slots__ = ("_ended", "_halt", "_sources")
 
     def __init__(self, line: Line, makes: tuple[Make, ...], most: int, halt: Halt) -> None:
-        super().__init__(line, "merge", most)
+        super().__init__(line, "merge", most, "source")
         parts = [self.line.add(self.line.part()) for _ in makes]
         self._sources: list[tuple[Line, AsyncIterator[Any]]] = [
             (part, make(part)) for make, part in zip(makes, parts, strict=True)
         ]
         self._halt: Halt = halt
         self._ended = 0
-        self._first: Exception | None = None
-        self._group = anyio.create_task_group()
 
-    async def work(self) -> None:
+    @property
+    def is_complete(self) -> bool:
+        """Whether as many sources have ended as had to."""
+        return self._ended >= (len(self._sources) if self._halt == "all" else 1)
+
+    def begin(self) -> None:
         """Read all of them."""
-        async with self._group:
-            for number, (part, source) in enumerate(self._sources):
-                begin = functools.partial(self._read, part, source)
-                self._group.create_task(Start(begin), name=f"merge source {number}")
-        if self._first is not None:
-            try:
-                raise self._first
-            finally:
-                self._first = None  # no cycle through its frames
-        if self._ended < (len(self._sources) if self._halt == "all" else 1):
-            raise self.cut_off("a task of it was cancelled natively")
+        for number, (part, source) in enumerate(self._sources):
+            _ = self.start(functools.partial(self._read, part, source), f"merge source {number}")
 
     async def _read(self, part: Line, source: AsyncIterator[Any]) -> None:
         stand_in(StreamPlace(self.owner))
@@ -83,6 +76,9 @@ class Merged(Handoff[Any]):
                 closing.shield = True
                 closing.deadline = math.inf if bound is None else anyio.current_time() + bound
                 await self._close(part)  # noqa: ASYNC102  shielded by the scope around it
+        if closing.cancelled_caught:
+            assert bound is not None
+            self._fail_with(CloseTimeout(path=self.owner.path, step=f"merge of {self.line.label}", limit=bound))
 
     async def _close(self, part: Line) -> None:
         try:
@@ -102,20 +98,18 @@ class Merged(Handoff[Any]):
             except StopAsyncIteration:
                 self._ended += 1
                 if self._halt == "any":
-                    self._group.cancel_scope.cancel()
+                    self.stop_all()
                 return
             self.put(item)
             in_a_row += 1
-            if in_a_row == most:  # a source that never waits must not keep all room for itself
+            # A source that never waits must not keep all room for itself, nor be the first whenever there is some.
+            if in_a_row == most or len(ready) >= most:
                 in_a_row = 0
                 await checkpoint()
 
     def _fail_with(self, error: Exception) -> None:
-        if self._first is None:
-            self._first = error
-        else:
-            add_note(self._first, f"{type(error).__name__} of another source at that moment: {error}")
-        self._group.cancel_scope.cancel()
+        self.note_failure(0, error)
+        self.stop_all()
 
 
 class Fan(Handoff[Any]):
@@ -123,7 +117,7 @@ class Fan(Handoff[Any]):
 
     Args:
         line: The line of the first reader.
-        make: Makes what it reads from.
+        recipe: What it reads from.
         count: How many readers.
         most: How many items may lie ready for each.
         overflow: What becomes of an item for which a reader has no room.
@@ -132,11 +126,12 @@ class Fan(Handoff[Any]):
         outlets: The readers that have not closed.
     """
 
-    __slots__ = ("_overflow", "_source", "outlets")
+    __slots__ = ("_overflow", "_recipe", "outlets")
 
-    def __init__(self, line: Line, make: Make, count: int, most: int, overflow: Overflow) -> None:
+    def __init__(self, line: Line, recipe: Recipe, count: int, most: int, overflow: Overflow) -> None:
         super().__init__(line, "broadcast", most)
-        self._source: AsyncIterator[Any] = make(self.line)
+        self.line.links.extend(recipe.given)
+        self._recipe = recipe
         self._overflow: Overflow = overflow
         self.outlets: list[Outlet[Any]] = [Outlet(self) for _ in range(count)]
 
@@ -147,10 +142,11 @@ class Fan(Handoff[Any]):
 
     async def work(self) -> None:
         """Read on."""
+        source = self._recipe.begin(self.line)
         while True:
             await self.until_wanted()
             try:
-                item = await self._source.__anext__()
+                item = await source.__anext__()
             except StopAsyncIteration:
                 return
             for outlet in self.outlets:
@@ -205,6 +201,11 @@ class Outlet(AsyncIterator[T]):
         item = self.ready.popleft()
         self._fan.make_room()
         return item
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is nothing left to be read, closed or told."""
+        return not self.ready and self._fan.has_ended
 
     async def aclose(self) -> None:
         """Read no more."""

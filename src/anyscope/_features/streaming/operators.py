@@ -20,7 +20,7 @@ from .mapping import Mapping
 from .merging import Fan, Merged
 from .reading import Reading
 from .retrying import Retries, caught, retried
-from .timing import Batched, Debounced, Stamped, Timed, throttled
+from .timing import Batched, Debounced, Settled, Stamped, Throttled, Timed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Hashable, Iterable
@@ -67,13 +67,19 @@ class Operators(AsyncIterator[T], Generic[T]):
     # ------------------------------------------------------------------ how operators are made
 
     def _goes_on(self, change: Callable[[Recipe], Recipe]) -> Stream[Any]:
+        self._require_own()
         self._reading.extend(change)
         self._hands_over()
         return self._another(self._reading)
 
+    def _require_own(self) -> None:
+        """Refuse if an operator has taken over what this object read."""
+        if self._reading.handle() is not self:
+            raise _moved(self._reading)
+
     def _hands_over(self) -> None:
         """From now on this object itself cannot be read."""
-        self.go(functools.partial(_was_moved, self._reading.owner.path, self._reading.label))
+        self.go(functools.partial(_refuse, self._reading))
 
     def _another(self, reading: Reading[Any]) -> Stream[Any]:
         return cast("Stream[Any]", type(self)(reading))
@@ -84,7 +90,7 @@ class Operators(AsyncIterator[T], Generic[T]):
 
     def _joined(self, operator: str, others: tuple[object, ...], build: Join, *, survives: bool = False) -> Stream[Any]:
         """With other sources beside this one."""
-        recipes = [_recipe_of_other(other, f"s.stream(...).{operator}") for other in others]
+        recipes = self._recipes_of(others, f"s.stream(...).{operator}")
 
         def change(recipe: Recipe) -> Recipe:
             makes = tuple(each.make for each in (recipe, *recipes))
@@ -98,6 +104,17 @@ class Operators(AsyncIterator[T], Generic[T]):
             return joined.within(operator, lambda line, _: build(line, makes), survives=survives)
 
         return self._goes_on(change)
+
+    def _recipes_of(self, others: tuple[object, ...], call: str) -> list[Recipe]:
+        """The recipes of other sources, which are taken over if nothing is wrong with any of them."""
+        streams = [self, *(other for other in others if _is_stream(other))]
+        if len({id(stream) for stream in streams}) < len(streams):
+            raise ValueError(f"{call}(...): a stream cannot be joined with itself, for it is read once")
+        for stream in streams:
+            stream._require_own()  # noqa: SLF001  of this class
+            stream._reading.require_idle()  # noqa: SLF001  of this class
+        recipes = [None if _is_stream(other) else recipe_of(other, call) for other in others]
+        return [recipe or _given_up(other) for recipe, other in zip(recipes, others, strict=True)]
 
     # ------------------------------------------------------------------ each item
 
@@ -183,7 +200,7 @@ class Operators(AsyncIterator[T], Generic[T]):
 
     def enumerate(self, start: int = 0) -> Stream[tuple[int, T]]:
         """Pairs of a number, counted from `start`, and the item."""
-        return self._through("enumerate", stages.enumerated, start)
+        return self._through("enumerate", stages.enumerated, checks.integer("start", start))
 
     def pairwise(self) -> Stream[tuple[T, T]]:
         """Pairs of each item and the one after it."""
@@ -221,15 +238,17 @@ class Operators(AsyncIterator[T], Generic[T]):
         return self._through("skip_while", stages.skipped_while, test)
 
     def distinct(self, key: Callable[[T], Hashable] | None = None, *, most: int | None = _MOST_DISTINCT) -> Stream[T]:
-        """Each item only once.
+        """Each item only once: the first of those that are equal, wherever they stand.
 
         Args:
-            key: What of an item to compare; by default itself, which must be hashable.
+            key: What of an item to compare, by a plain or async function; by default itself, which must be hashable.
             most: How many different ones may be remembered, default 100,000; `None` for no bound.
 
         Raises:
             OverflowError: While it is read: there were more different items than `most`.
         """
+        if key is not None:
+            checks.function("s.stream(...).distinct", key)
         if most is not None:
             checks.whole("most", most, least=1)
         return self._through("distinct", stages.distinct, key, most)
@@ -272,15 +291,22 @@ class Operators(AsyncIterator[T], Generic[T]):
 
     def throttle(self, count: int, *, per: float = 1.0) -> Stream[T]:
         """At most `count` items in any `per` seconds; none is lost, the source is read as slowly."""
-        number = checks.whole("count", count, least=1)
-        return self._through("throttle", throttled, number, checks.seconds("per", per))
+        number, time = checks.whole("count", count, least=1), checks.seconds("per", per)
+
+        def change(recipe: Recipe) -> Recipe:
+            def build(line: Line, make: Make) -> AsyncIterator[T]:
+                return Throttled(make(line), number, time)
+
+            return recipe.within("throttle", build, survives=recipe.survives)
+
+        return self._goes_on(change)
 
     def debounce(self, quiet: float) -> Stream[T]:
         """Only items that no other one follows within `quiet` seconds, and the last; read in a task of the scope."""
         bound = checks.seconds("quiet", quiet)
 
         def build(line: Line, make: Any) -> AsyncIterator[T]:
-            return Debounced(line.add(Stamped(line, make, 1, "drop_oldest")), bound)
+            return Settled(line.add(Debounced(line, make, bound)))
 
         return self._goes_on(lambda recipe: recipe.within("debounce", build, survives=True))
 
@@ -403,10 +429,11 @@ class Operators(AsyncIterator[T], Generic[T]):
         """
         number, most = checks.whole("count", count, least=1), checks.whole("buffer", buffer, least=1)
         checks.word("overflow", overflow, "wait", "drop_oldest", "drop_newest")
+        self._require_own()
         owner = self._reading.owner
         label = self._reading.full_label
         recipe = self._reading.give_up()
-        fan = Fan(Line(owner, label), recipe.make, number, most, overflow)
+        fan = Fan(Line(owner, label), recipe, number, most, overflow)
         self._hands_over()
         return tuple(
             self._another(Reading(owner, Recipe(f"{recipe.name}.broadcast", _giver(outlet), (outlet,), survives=True)))
@@ -414,12 +441,16 @@ class Operators(AsyncIterator[T], Generic[T]):
         )
 
 
-async def _was_moved(path: str, label: str) -> Any:
-    raise ScopeMisuse(
-        path=path,
-        problem=f"stream {label} was read after an operator had taken it over",
-        remedy="Right: read what the operator gave: stream = s.stream(...).map(...)",
+def _moved(reading: Reading[Any]) -> ScopeMisuse:
+    return ScopeMisuse(
+        path=reading.owner.path,
+        problem=f"stream {reading.label} was used after an operator had taken it over",
+        remedy="Right: go on with what the operator gave: stream = s.stream(...).map(...)",
     )
+
+
+async def _refuse(reading: Reading[Any]) -> Any:
+    raise _moved(reading)
 
 
 def _giver(outlet: AsyncIterator[Any]) -> Callable[[Line], AsyncIterator[Any]]:
@@ -430,7 +461,7 @@ def _is_stream(thing: object) -> TypeGuard[Operators[Any]]:
     return isinstance(thing, Operators)
 
 
-def _recipe_of_other(other: object, call: str) -> Recipe:
-    if _is_stream(other):
-        return other._reading.give_up()  # noqa: SLF001  a function of this module
-    return recipe_of(other, call)
+def _given_up(stream: Any) -> Recipe:
+    recipe: Recipe = stream._reading.give_up()  # noqa: SLF001  a function of this module
+    stream._hands_over()  # noqa: SLF001  a function of this module
+    return recipe

@@ -149,7 +149,9 @@ async def distinct(source: AsyncIterator[T], key: Callable[[T], Hashable] | None
     """The items that have not been there before."""
     seen: set[Any] = set()
     async for item in source:
-        mark = item if key is None else key(item)
+        mark: Any = item if key is None else key(item)
+        if key is not None and is_coroutine(mark):
+            mark = await mark
         if mark in seen:
             continue
         if most is not None and len(seen) >= most:

@@ -104,6 +104,7 @@ class Stream(Operators[T]):
 
     async def collect(self) -> list[T]:
         """All items, as a list; the source is closed then."""
+        self._require_own()
         async with self:
             return [item async for item in self]
 
@@ -144,6 +145,7 @@ class Stream(Operators[T]):
         Raises:
             LookupError: There is none, and no default.
         """
+        self._require_own()
         async with self:
             async for item in self:
                 return item
@@ -153,6 +155,7 @@ class Stream(Operators[T]):
 
     async def count(self) -> int:
         """How many items there are."""
+        self._require_own()
         number = 0
         async with self:
             async for _ in self:
@@ -161,6 +164,7 @@ class Stream(Operators[T]):
 
     async def drain(self) -> None:
         """Read all items, for what that does."""
+        self._require_own()
         async with self:
             async for _ in self:
                 pass
