@@ -13,7 +13,7 @@ results before it. Where results are given in order, those calls go on that belo
 sees what a plain loop would have shown it. Errors of other calls at that moment are notes on the first.
 
 Each call runs in a copy of the worker's context, so it does not see the context variables of the one before it. That
-costs half a microsecond.
+costs a fifth of a microsecond for a plain function, and less than one for a call that suspends once.
 
 Invariants
     * At most `limit` calls run, and nobody but the leader is in the source.
@@ -25,17 +25,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from ..._lifetime.ending import sort_out
-from ..._lifetime.isolation import InContext
+from ..._lifetime.isolation import isolated
 from ..._lifetime.place import stand_in
 from ..._vocabulary.errors import TaskCancelled
-from ..._vocabulary.options import is_coroutine, name_of
+from ..._vocabulary.options import name_of
 from .closing import StreamPlace
 from .team import Team
 
@@ -176,7 +175,7 @@ class Mapping(Team[U]):
         self._busy[number] = worker
         self._let_another_lead()
         try:
-            value = await self._call(item)
+            value = await isolated(self._fn, item)
         except BaseException as raised:  # noqa: ASYNC103  raised unless it is a failure
             self._fail_with(number, self._failure_in(raised, worker), worker)
             return False  # noqa: ASYNC104  that is one
@@ -192,18 +191,6 @@ class Mapping(Team[U]):
             self._idle.pop().set()
         elif self._size < self._limit:
             self._hire()
-
-    async def _call(self, item: Any) -> Any:
-        """Call the function with one item, in a context of its own."""
-        context = copy_context()
-        made = context.run(self._fn, item)
-        if not is_coroutine(made):
-            return made
-        try:
-            yielded = context.run(made.send, None)
-        except StopIteration as stop:
-            return stop.value
-        return await InContext(context, made, yielded)
 
     def _failure_in(self, raised: BaseException, worker: Worker) -> Exception:
         """The error that a call, or the source, has failed with; raises a cancellation that somebody ordered."""
