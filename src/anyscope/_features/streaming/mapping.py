@@ -17,8 +17,8 @@ costs a fifth of a microsecond for a plain function, and less than one for a cal
 
 Invariants
     * At most `limit` calls run, and nobody but the leader is in the source.
-    * While something is wanted, somebody leads or every worker is in a call: whoever leaves, for whatever reason, wakes
-      one of those who wait to lead.
+    * While something is wanted, somebody leads or every worker is in a call. A worker that is woken to lead does so: it
+      leaves only with all the others, at the end, after an error, or cancelled (natively too: that ends the group).
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from anyio.lowlevel import checkpoint
 from ..._lifetime.ending import sort_out
 from ..._lifetime.isolation import isolated
 from ..._lifetime.place import stand_in
-from ..._vocabulary.errors import TaskCancelled
 from ..._vocabulary.options import name_of
 from .closing import StreamPlace
 from .team import Team
@@ -116,7 +115,7 @@ class Mapping(Team[U]):
         return self._is_exhausted and self._delivered == self._taken
 
     def make_room(self) -> None:
-        """The reader has taken something, or a worker has left: somebody may lead."""
+        """The reader has taken something: somebody may lead again."""
         if self._idle and self._leader is None and self.is_wanted:
             self._idle.pop().set()
 
@@ -134,14 +133,11 @@ class Mapping(Team[U]):
     async def _work(self, worker: Worker) -> None:
         stand_in(StreamPlace(self.owner))
         in_a_row = 0
-        try:
-            while await self._may_lead() and await self._do_next(worker):
-                in_a_row += 1
-                if in_a_row == AT_ONCE:
-                    in_a_row = 0
-                    await checkpoint()
-        finally:
-            self.make_room()
+        while await self._may_lead() and await self._do_next(worker):
+            in_a_row += 1
+            if in_a_row == AT_ONCE:
+                in_a_row = 0
+                await checkpoint()
 
     async def _may_lead(self) -> bool:
         """Wait until nobody else does and one more item is wanted; whether there may be one."""
@@ -150,11 +146,7 @@ class Mapping(Team[U]):
                 return True
             turn = self._event()
             self._idle.append(turn)
-            try:
-                await turn.wait()
-            finally:
-                if not turn.is_set():
-                    self._idle.remove(turn)
+            await turn.wait()
         return False
 
     async def _do_next(self, worker: Worker) -> bool:
@@ -203,7 +195,7 @@ class Mapping(Team[U]):
             return end.error
         if end.fatal is not None or worker.is_dismissed or anyio.current_effective_deadline() == -math.inf:
             raise raised
-        return TaskCancelled(task=f"{self.what} of {self.line.label}", reason="cancelled natively")
+        return self.cancelled_natively()
 
     # ------------------------------------------------------------------ results and the end
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from ..._lifetime.ending import sort_out
+from ..._lifetime.ending import leaves_of, sort_out
 from ..._lifetime.start import Start
+from ..._vocabulary.errors import TaskCancelled
 from ..._vocabulary.notes import add_note, chain_lost
 from .handoff import Handoff
 
@@ -82,7 +83,11 @@ class Team(Handoff[T]):
             self.failures.clear()  # no cycle through their frames
             del cut
         if not self.is_complete:
-            raise self.cut_off(f"a {self._member} of it was cancelled natively")
+            raise self.cancelled_natively()  # one of them; AnyIO ends the others then
+
+    def cancelled_natively(self) -> TaskCancelled:
+        """The error for a task of it that was cancelled by somebody else."""
+        return TaskCancelled(task=f"{self.what} of {self.line.label}", reason="cancelled natively")
 
     def note_failure(self, rank: int, error: Exception) -> None:
         """One has failed."""
@@ -95,12 +100,22 @@ class Team(Handoff[T]):
             for _, other in self.failures:
                 if other is not first:
                     add_note(first, f"{type(other).__name__} of another {self._member} at that moment: {other}")
-        if cut is not None and (first is None or sort_out(cut).fatal is not None):
+        fatal = None if cut is None else sort_out(cut).fatal
+        if fatal is not None:
+            leaving = _unwrapped(fatal)
             if first is not None:
-                chain_lost(cut, first)
-            raise cut
-        if first is not None:
-            try:
+                chain_lost(leaving, first)
+            raise leaving
+        try:
+            if first is not None:
                 raise first
-            finally:
-                del first
+            if cut is not None:
+                raise cut
+        finally:
+            del first, cut
+
+
+def _unwrapped(fatal: BaseException) -> BaseException:
+    """Itself, without the group that a task group has put around it."""
+    leaves = leaves_of(fatal)
+    return leaves[0] if len(leaves) == 1 else fatal
