@@ -264,7 +264,8 @@ class Handoff(AsyncIterator[T]):
 
     def _overrun(self) -> CloseTimeout | None:
         bound = self.owner.close_timeout
-        if bound is None or not self._shield.cancelled_caught:
+        # Not `cancelled_caught`: on asyncio a scope catches nothing if one around it was cancelled before.
+        if bound is None or not self._shield.cancel_called:
             return None
         return CloseTimeout(path=self.owner.path, step=f"{self.what} of {self.line.label}", limit=bound)
 

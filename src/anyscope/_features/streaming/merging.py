@@ -67,18 +67,22 @@ class Merged(Team[Any]):
         stand_in(StreamPlace(self.owner))
         bound = self.owner.close_timeout
         # Entered before the first step, for one around the closing would lie across scopes that the source holds open.
-        with anyio.CancelScope() as closing:
-            try:
-                await self._pass_on(source)
-            except Exception as error:
-                self._fail_with(error)
-            finally:
-                closing.shield = True
-                closing.deadline = math.inf if bound is None else anyio.current_time() + bound
-                await self._close(part)  # noqa: ASYNC102  shielded by the scope around it
-        if closing.cancelled_caught:
-            assert bound is not None
-            self._fail_with(CloseTimeout(path=self.owner.path, step=f"merge of {self.line.label}", limit=bound))
+        closing = anyio.CancelScope()
+        try:
+            with closing:
+                try:
+                    await self._pass_on(source)
+                except Exception as error:
+                    self._fail_with(error)
+                finally:
+                    closing.shield = True
+                    closing.deadline = math.inf if bound is None else anyio.current_time() + bound
+                    await self._close(part)  # noqa: ASYNC102  shielded by the scope around it
+        finally:
+            # Not `cancelled_caught`: on asyncio a scope catches nothing if one around it was cancelled before.
+            if closing.cancel_called:
+                assert bound is not None
+                self._fail_with(CloseTimeout(path=self.owner.path, step=f"merge of {self.line.label}", limit=bound))
 
     async def _close(self, part: Line) -> None:
         try:
@@ -87,11 +91,11 @@ class Merged(Team[Any]):
             self._fail_with(error)
 
     async def _pass_on(self, source: AsyncIterator[Any]) -> None:
-        step, ready, most = source.__anext__, self.ready, self.most
+        step, share = source.__anext__, max(1, self.most // len(self._sources))
         in_a_row = 0
         while True:
-            if len(ready) >= most:
-                await self.until_wanted()
+            if len(self.ready) >= self.most:
+                await self._until_room()
                 in_a_row = 0
             try:
                 item = await step()
@@ -102,10 +106,20 @@ class Merged(Team[Any]):
                 return
             self.put(item)
             in_a_row += 1
-            # A source that never waits must not keep all room for itself, nor be the first whenever there is some.
-            if in_a_row == most or len(ready) >= most:
+            if in_a_row == share:  # a source that never waits must not keep all room for itself
                 in_a_row = 0
                 await checkpoint()
+
+    async def _until_room(self) -> None:
+        """Wait until there is room. All who wait may go on then: each in its turn, and a slow one holds up nobody."""
+        if self._room is None:
+            self._room = self._event()
+        await self._room.wait()
+
+    def make_room(self) -> None:
+        """The reader has taken something."""
+        if len(self.ready) < self.most:
+            super().make_room()
 
     def _fail_with(self, error: Exception) -> None:
         self.note_failure(0, error)

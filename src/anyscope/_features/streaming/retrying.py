@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from ..._vocabulary.errors import ScopeCancelled
-from ..._vocabulary.notes import add_note
+from ..._vocabulary.notes import add_note, chain_lost
 from ..._vocabulary.options import is_coroutine
 from .line import recipe_of
 
@@ -44,6 +44,7 @@ async def retried(line: Line, make: Make, retries: Retries) -> AsyncIterator[Any
     failures: list[str] = []
     while True:
         part = line.part()
+        failure: Exception | None = None
         try:
             async for item in make(part):
                 yield item
@@ -55,11 +56,27 @@ async def retried(line: Line, make: Make, retries: Retries) -> AsyncIterator[Any
                     add_note(error, note)
                 raise
             failures.append(f"attempt {len(failures) + 1} failed with {type(error).__name__}: {error}")
+            failure = error
         else:
             return
         finally:
-            await part.aclose()
+            try:
+                await _close_after(failure, part)
+            finally:
+                failure = None  # no cycle through this frame
         await anyio.sleep(retries.pause_after(len(failures)))
+
+
+async def _close_after(failure: Exception | None, part: Line) -> None:
+    """Close what failed; if that fails too, both errors can be seen."""
+    try:
+        await part.aclose()
+    except BaseException as raised:
+        if failure is not None:
+            chain_lost(raised, failure)
+        raise
+    finally:
+        del failure
 
 
 async def caught(
