@@ -168,9 +168,7 @@ OPERATORS: dict[str, Operator] = {
     "map": Operator(lambda s: s.map(lambda x: 2 * x), _doubled),
     "map async": Operator(lambda s: s.map(double_later), _doubled),
     "map 2 at once": Operator(lambda s: s.map(double_later, concurrency=2), _doubled, ahead=4),
-    "map 2 at once unordered": Operator(
-        lambda s: s.map(double_later, concurrency=2, ordered=False), _doubled, ahead=4
-    ),
+    "map 2 at once unordered": Operator(lambda s: s.map(double_later, concurrency=2, ordered=False), _doubled, ahead=4),
     "filter": Operator(lambda s: s.filter(lambda x: x % 2 == 0), lambda items: [x for x in items if x % 2 == 0]),
     "tap": Operator(lambda s: s.tap(lambda _: None), _same),
     "flat_map": Operator(lambda s: s.flat_map(lambda x: [x, x]), lambda items: [x for x in items for _ in range(2)]),

@@ -312,7 +312,9 @@ async def test_the_end_of_the_scope_reaches_all_readers() -> None:
             await anyio.sleep(1)
             if end == "cancel":
                 s.cancel("enough")
-        assert [type(error).__name__ for error in told] == [{"cancel": "ScopeCancelled", "end": "StreamClosed"}[end]] * 3
+        assert [type(error).__name__ for error in told] == [
+            {"cancel": "ScopeCancelled", "end": "StreamClosed"}[end]
+        ] * 3
         told.clear()
         assert source.closes == 1
 

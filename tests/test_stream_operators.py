@@ -736,9 +736,7 @@ def _misuses() -> list[tuple[str, Callable[[Stream[Any]], object], type[Exceptio
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("misuse", "kind", "text"), [pytest.param(*rest, id=name) for name, *rest in _misuses()]
-)
+@pytest.mark.parametrize(("misuse", "kind", "text"), [pytest.param(*rest, id=name) for name, *rest in _misuses()])
 async def test_misuse_is_told_at_the_call(misuse: Callable[[Stream[Any]], object], kind: Any, text: str) -> None:
     """S12: the option, the value and the rule; nothing was started, and the stream can be read as before."""
     source = Source(range(3))

@@ -58,6 +58,7 @@ class Handoff(AsyncIterator[T]):
         _is_unwanted: Whether it was told to end. Written by `cancel`.
         _failure: Why it ended.
         _is_told: Whether somebody was given that.
+        _is_left: Whether who closed it could not wait for it to end.
         _waiting: How many readers wait.
         _news: Set when something is ready, or the end is; made by who waits for that.
         _room: Set when the task may go on.
@@ -71,6 +72,7 @@ class Handoff(AsyncIterator[T]):
         "_failure",
         "_gone",
         "_has_begun",
+        "_is_left",
         "_is_told",
         "_is_unwanted",
         "_news",
@@ -95,7 +97,7 @@ class Handoff(AsyncIterator[T]):
         self.ready: deque[T] = deque()
         self.consumed = 0
         self._state = "new"
-        self._has_begun = self._is_unwanted = self._is_told = False
+        self._has_begun = self._is_unwanted = self._is_told = self._is_left = False
         self._failure: Err[Exception] | None = None
         self._waiting = 0
         self._event: type[anyio.Event] = type(anyio.Event())  # of the backend: made in a third of the time
@@ -274,15 +276,25 @@ class Handoff(AsyncIterator[T]):
         if self._failure is None:
             self._failure = Err(error)
         else:
-            self.owner.report(error, self.owner.next_index(), f"in {self.what} of {self.line.label}")
+            self._report(error)
 
     def cut_off(self, reason: object) -> ScopeCancelled:
         """The error for a reader, when the task was cancelled by somebody else."""
         self._is_told = True  # whose cancellation it is tells that
         return ScopeCancelled(path=self.owner.path, action=f"{self.what} of {self.line.label}", reason=reason)
 
+    def _tell_scope(self) -> None:
+        """Give the scope the error of a task that has ended, if nobody is left who could be given it."""
+        if self._is_left and self._state == "over" and self._failure is not None and not self._is_told:
+            self._is_told = True
+            self._report(self._failure.error)
+
+    def _report(self, error: Exception) -> None:
+        self.owner.report(error, self.owner.next_index(), f"in {self.what} of {self.line.label}")
+
     def _finish(self) -> None:
         self._state = "over"
+        self._tell_scope()
         self.owner.works.part(self)
         self.tell()
         if self._gone is not None:
@@ -310,7 +322,12 @@ class Handoff(AsyncIterator[T]):
         if self._state == "running":
             self.cancel()
             self._gone = self._gone or self._event()
-            await self._gone.wait()
+            try:
+                await self._gone.wait()
+            except BaseException:
+                self._is_left = True  # cancelled natively, once more
+                self._tell_scope()
+                raise
         self._state = "over"
         if not self._has_begun:
             await self.line.aclose()
