@@ -123,7 +123,7 @@ async def times(factor: int, number: int) -> int:
 DOUBLES: dict[str, Callable[[int], Any]] = {
     "plain": lambda number: 2 * number,
     "async": double_later,
-    "lambda of a coroutine": lambda number: double_later(number),  # noqa: PLW0108  that is the point
+    "lambda of a coroutine": lambda number: double_later(number),
     "partial": functools.partial(times, 2),
     "object": Double(),
     "async object": DoubleLater(),
@@ -149,7 +149,7 @@ class Operator:
 
 
 def _pairs(items: list[Any]) -> list[Any]:
-    return list(zip(items, items[1:], strict=False))
+    return list(itertools.pairwise(items))
 
 
 def _batches(items: list[Any]) -> list[Any]:

@@ -67,11 +67,10 @@ class Calls:
 async def test_p01_ordered() -> None:
     """P01, R7: in the order of the items, at most ten at once and ten where there are as many, bounded read-ahead."""
     calls, source = Calls(lambda item: (item * 7 % 13) / 100), endless()
-    async with opened(source) as (_, stream):
-        async with stream.map(calls, concurrency=10) as items:
-            for number in range(100):
-                assert await anext(items) == number
-                assert source.pulls <= number + 1 + 20
+    async with opened(source) as (_, stream), stream.map(calls, concurrency=10) as items:
+        for number in range(100):
+            assert await anext(items) == number
+            assert source.pulls <= number + 1 + 20
     assert calls.most == 10
     assert not calls.running
 
@@ -90,27 +89,25 @@ async def test_p02_unordered() -> None:
 async def test_the_bound_holds_when_the_reader_stops(ordered: bool, limit: int) -> None:
     """R7: twice the limit, taken and not read; and it goes on from there."""
     source = endless(delay=None)
-    async with opened(source) as (_, stream):
-        async with stream.map(double_later, concurrency=limit, ordered=ordered) as items:
-            assert await anext(items) == 0
-            await turns(50)
-            assert source.pulls == 1 + 2 * limit
-            got = [await anext(items) for _ in range(20)]
-            await turns(50)
-            assert source.pulls == 21 + 2 * limit
-            if ordered:
-                assert got == [2 * number for number in range(1, 21)]
+    async with opened(source) as (_, stream), stream.map(double_later, concurrency=limit, ordered=ordered) as items:
+        assert await anext(items) == 0
+        await turns(50)
+        assert source.pulls == 1 + 2 * limit
+        got = [await anext(items) for _ in range(20)]
+        await turns(50)
+        assert source.pulls == 21 + 2 * limit
+        if ordered:
+            assert got == [2 * number for number in range(1, 21)]
 
 
 @pytest.mark.virtual_time
 async def test_a_slow_first_call_holds_back_no_more_than_the_bound() -> None:
     """R7: results behind a slow one are held, and no more are made than the bound."""
     calls, source = Calls(lambda item: 10 if item == 0 else 0.01), endless()
-    async with opened(source) as (_, stream):
-        async with stream.map(calls, concurrency=3) as items:
-            assert await anext(items) == 0
-            assert source.pulls == 6
-            assert (sorted(calls.ended), calls.ended[-1]) == ([0, 1, 2, 3, 4, 5], 0)
+    async with opened(source) as (_, stream), stream.map(calls, concurrency=3) as items:
+        assert await anext(items) == 0
+        assert source.pulls == 6
+        assert (sorted(calls.ended), calls.ended[-1]) == ([0, 1, 2, 3, 4, 5], 0)
 
 
 async def test_p06_one_at_a_time_needs_no_task() -> None:

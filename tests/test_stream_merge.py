@@ -155,10 +155,9 @@ async def test_merged_sources_may_hold_scopes() -> None:
 
     async with opened(holding("a")) as (_, stream):
         assert sorted(await stream.merge(holding("b")).collect()) == [*"ABaaabbb"]
-    async with opened(holding("a")) as (_, stream):
-        async with stream.merge(holding("b")) as items:
-            async for _ in items:
-                break
+    async with opened(holding("a")) as (_, stream), stream.merge(holding("b")) as items:
+        async for _ in items:
+            break
     with anyio.fail_after(1):
         await anyio.sleep(0.5)
 

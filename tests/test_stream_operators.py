@@ -362,22 +362,21 @@ async def _cancel_later(s: Any) -> None:
 async def test_a_foreign_reader_is_told_of_the_cancellation(operator: Operator) -> None:
     """R2: `ScopeCancelled`, never a silent end, and it lives on."""
     source, told = Source(hangs=True), list[Exception]()
-    async with anyio.create_task_group() as group:
-        async with scope(name="app") as s:
-            items = operator.apply(s.stream(source))
+    async with anyio.create_task_group() as group, scope(name="app") as s:
+        items = operator.apply(s.stream(source))
 
-            async def read() -> None:
-                with pytest.raises(ScopeCancelled) as caught:
-                    async for _ in items:
-                        pass
-                told.append(caught.value)
-                await anyio.sleep(1)
-                told.append(caught.value)
+        async def read() -> None:
+            with pytest.raises(ScopeCancelled) as caught:
+                async for _ in items:
+                    pass
+            told.append(caught.value)
+            await anyio.sleep(1)
+            told.append(caught.value)
 
-            group.start_soon(read)
-            await anyio.sleep(1)
-            s.cancel("enough")
-            await anyio.sleep(1)
+        group.start_soon(read)
+        await anyio.sleep(1)
+        s.cancel("enough")
+        await anyio.sleep(1)
     assert len(told) == 2
     assert source.closes == 1
 
@@ -464,14 +463,13 @@ async def test_a_time_out_of_the_source_goes_through_the_chain(timeout: str) -> 
 async def test_no_operator_reads_further_than_its_bound(operator: Operator) -> None:
     """R7, R8: with a reader that stops, however long."""
     source = endless(delay=0.05 if operator.ahead > 100 else None)
-    async with opened(source) as (_, stream):
-        async with operator.apply(stream) as items:
-            assert source.pulls == 0
-            await anext(items)
-            await anyio.sleep(2)
-            assert source.pulls <= operator.needs + operator.ahead
-            if operator in (OPERATORS["buffer"], OPERATORS["map 2 at once"]):
-                assert source.pulls == operator.needs + operator.ahead  # the bound is used
+    async with opened(source) as (_, stream), operator.apply(stream) as items:
+        assert source.pulls == 0
+        await anext(items)
+        await anyio.sleep(2)
+        assert source.pulls <= operator.needs + operator.ahead
+        if operator in (OPERATORS["buffer"], OPERATORS["map 2 at once"]):
+            assert source.pulls == operator.needs + operator.ahead  # the bound is used
 
 
 async def test_p14_take_reads_no_more_than_it_gives() -> None:
@@ -567,14 +565,13 @@ async def test_buffer_policies() -> None:
 async def test_a_reader_that_is_cut_off_loses_nothing(operator: Operator) -> None:
     """R5: where items are made in a task of the scope, a time-out around `anext` takes none away."""
     got: list[Any] = []
-    async with opened(Source(range(20), delay=0.03)) as (_, stream):
-        async with operator.apply(stream) as items:
-            while True:
-                with anyio.move_on_after(0.01):
-                    try:
-                        got.append(await anext(items))
-                    except StopAsyncIteration:
-                        break
+    async with opened(Source(range(20), delay=0.03)) as (_, stream), operator.apply(stream) as items:
+        while True:
+            with anyio.move_on_after(0.01):
+                try:
+                    got.append(await anext(items))
+                except StopAsyncIteration:
+                    break
     assert got == operator.model(list(range(20)))
 
 
@@ -722,8 +719,8 @@ def _misuses() -> list[tuple[str, Callable[[Stream[Any]], object], type[Exceptio
         ("retry max_pause", lambda s: s.retry(1, max_pause=math.inf), ValueError,
          "max_pause must be a finite number of seconds, got inf"),
         ("retry read", lambda s: s.retry(1), TypeError,
-         "stream Source (#0) of app cannot begin again: its source is an iterator, or was read from\n"
-         "Right: s.stream(read_lines).retry(3)   with the function that makes it, not s.stream(read_lines())"),
+         ("stream Source (#0) of app cannot begin again: its source is an iterator, or was read from\n"
+         "Right: s.stream(read_lines).retry(3)   with the function that makes it, not s.stream(read_lines())")),
         ("catch on", lambda s: s.catch(print, on=[OSError]), TypeError,
          "on must be an Exception class or a tuple of them, got [<class 'OSError'>] (list)"),
         ("merge buffer", lambda s: s.merge([1], buffer=0), ValueError, least.format("buffer", 1, 0)),

@@ -137,15 +137,14 @@ async def test_p13_throttle() -> None:
 async def test_throttle_reads_no_further_than_it_gives() -> None:
     """R6: the source is read as slowly; one item is in hand while it waits."""
     source = Source(range(5))
-    async with opened(source) as (_, stream):
-        async with stream.throttle(1) as items:
-            assert await anext(items) == 0
-            assert source.pulls == 1
-            with anyio.move_on_after(0.5):
-                await anext(items)
-            assert source.pulls == 2
-            assert await anext(items) == 1
-            assert source.pulls == 2
+    async with opened(source) as (_, stream), stream.throttle(1) as items:
+        assert await anext(items) == 0
+        assert source.pulls == 1
+        with anyio.move_on_after(0.5):
+            await anext(items)
+        assert source.pulls == 2
+        assert await anext(items) == 1
+        assert source.pulls == 2
 
 
 @pytest.mark.parametrize("is_buffered", [True, False])
@@ -193,27 +192,25 @@ async def test_a_cut_reader_of_a_debounce_loses_nothing(cut: float) -> None:
     """P13: nor does it get what was not followed by quiet."""
     moments = [round(at + step, 3) for at in range(5) for step in (0, 0.02, 0.04)]
     got = []
-    async with opened(Timed(*moments)) as (_, stream):
-        async with stream.debounce(0.05) as items:
-            while True:
-                try:
-                    with anyio.move_on_after(cut):
-                        got.append(await anext(items))
-                except StopAsyncIteration:
-                    break
-                await anyio.sleep(0.011)
+    async with opened(Timed(*moments)) as (_, stream), stream.debounce(0.05) as items:
+        while True:
+            try:
+                with anyio.move_on_after(cut):
+                    got.append(await anext(items))
+            except StopAsyncIteration:
+                break
+            await anyio.sleep(0.011)
     assert got == [2, 5, 8, 11, 14]
 
 
 async def test_debounce_is_bounded() -> None:
     """Law 7: a reader that stops stops the source at last, and loses nothing."""
     source = Source(range(40), delay=1)
-    async with opened(source) as (_, stream):
-        async with stream.debounce(0.5) as items:
-            assert await anext(items) == 0
-            await anyio.sleep(100)
-            assert source.given == 18
-            assert [item async for item in items] == list(range(1, 40))
+    async with opened(source) as (_, stream), stream.debounce(0.5) as items:
+        assert await anext(items) == 0
+        await anyio.sleep(100)
+        assert source.given == 18
+        assert [item async for item in items] == list(range(1, 40))
 
 
 # ------------------------------------------------------------------ timeout

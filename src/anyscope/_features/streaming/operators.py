@@ -181,7 +181,7 @@ class Operators(AsyncIterator[T], Generic[T]):
     @overload
     def flat_map(self, fn: Callable[[T], Iterable[U]]) -> Stream[U]: ...
     @overload
-    def flat_map(self, fn: Callable[[T], Coroutine[Any, Any, Iterable[U]]]) -> Stream[U]: ...
+    def flat_map(self, fn: Callable[[T], Coroutine[Any, Any, AsyncIterable[U] | Iterable[U]]]) -> Stream[U]: ...
     def flat_map(self, fn: Callable[[T], Any]) -> Stream[Any]:
         """The items of the iterables, async or plain, that `fn` makes of each item, one after the other."""
         checks.function("s.stream(...).flat_map", fn)
@@ -194,7 +194,24 @@ class Operators(AsyncIterator[T], Generic[T]):
     @overload
     def scan(self, fn: Callable[[S, T], S], initial: S) -> Stream[S]: ...
     def scan(self, fn: Callable[[Any, T], Any], initial: Any) -> Stream[Any]:
-        """The states after each item: `fn(state, item)`, plain or async, gives the next one."""
+        """The states after each item: `fn(state, item)`, plain or async, gives the next one.
+
+        Args:
+            fn: The function.
+            initial: The state before the first item; it is not given itself.
+
+        Raises:
+            TypeError: `fn` cannot be called.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.stream([3, 4, 5]).scan(lambda total, n: total + n, 0).collect())
+            >>> anyio.run(main)
+            [3, 7, 12]
+        """
         checks.function("s.stream(...).scan", fn)
         return self._through("scan", stages.scanned, fn, initial)
 
@@ -237,7 +254,12 @@ class Operators(AsyncIterator[T], Generic[T]):
         checks.function("s.stream(...).skip_while", test)
         return self._through("skip_while", stages.skipped_while, test)
 
-    def distinct(self, key: Callable[[T], Hashable] | None = None, *, most: int | None = _MOST_DISTINCT) -> Stream[T]:
+    def distinct(
+        self,
+        key: Callable[[T], Hashable | Coroutine[Any, Any, Hashable]] | None = None,
+        *,
+        most: int | None = _MOST_DISTINCT,
+    ) -> Stream[T]:
         """Each item only once: the first of those that are equal, wherever they stand.
 
         Args:
@@ -261,7 +283,21 @@ class Operators(AsyncIterator[T], Generic[T]):
         Args:
             size: How many items.
             within: Seconds after its first item in which a batch is given even if it is not full; the source is read
-                in a task of its own then, up to `size` items ahead.
+                in a task of its own then, up to `size` items ahead. A reader that is cut off loses nothing then: the
+                batch is there for the next step.
+
+        Raises:
+            TypeError: An option has the wrong type.
+            ValueError: `size` is below 1, or `within` is not a finite number above zero.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.stream("abcde").batch(2, within=0.5).collect())
+            >>> anyio.run(main)
+            [['a', 'b'], ['c', 'd'], ['e']]
         """
         number = checks.whole("size", size, least=1)
         if within is None:
@@ -280,6 +316,29 @@ class Operators(AsyncIterator[T], Generic[T]):
             size: How many items.
             overflow: What to do when there is no room: `wait` (default), `drop_oldest` of those that lie there, or
                 `drop_newest`, the one that has just come.
+
+        A reader that is cut off loses nothing. When the stream is closed, the task has ended.
+
+        Raises:
+            TypeError: `size` is no int.
+            ValueError: `size` is below 1, or there is no such `overflow`.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def ticks():
+            ...     for tick in range(10):
+            ...         yield tick
+            ...         await anyio.sleep(0.01)
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         latest = s.stream(ticks).buffer(1, overflow="drop_oldest")
+            ...         print(await anext(latest))
+            ...         await anyio.sleep(0.5)
+            ...         print(await anext(latest))
+            >>> anyio.run(main)
+            0
+            9
         """
         number = checks.whole("size", size, least=1)
         checks.word("overflow", overflow, "wait", "drop_oldest", "drop_newest")
@@ -290,7 +349,31 @@ class Operators(AsyncIterator[T], Generic[T]):
         )
 
     def throttle(self, count: int, *, per: float = 1.0) -> Stream[T]:
-        """At most `count` items in any `per` seconds; none is lost, the source is read as slowly."""
+        """At most `count` items in any `per` seconds; none is lost, the source is read as slowly.
+
+        An item that has to wait is kept when the reader is cut off, and given at the next step.
+
+        Args:
+            count: How many items.
+            per: In how many seconds, default 1.
+
+        Raises:
+            TypeError: An option has the wrong type.
+            ValueError: `count` is below 1, or `per` is not a finite number above zero.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         began = anyio.current_time()
+            ...         async for item in s.stream("abc").throttle(1, per=0.02):
+            ...             print(item, anyio.current_time() - began >= 0.02 * "abc".index(item))
+            >>> anyio.run(main)
+            a True
+            b True
+            c True
+        """
         number, time = checks.whole("count", count, least=1), checks.seconds("per", per)
 
         def change(recipe: Recipe) -> Recipe:
@@ -302,7 +385,30 @@ class Operators(AsyncIterator[T], Generic[T]):
         return self._goes_on(change)
 
     def debounce(self, quiet: float) -> Stream[T]:
-        """Only items that no other one follows within `quiet` seconds, and the last; read in a task of the scope."""
+        """Only items that no other one follows within `quiet` seconds, and the last; read in a task of the scope.
+
+        An item is given when the quiet time is over. That task reads on whatever the reader does, up to 16 items ahead,
+        so neither a slow reader nor one that is cut off misses any.
+
+        Args:
+            quiet: Seconds.
+
+        Raises:
+            TypeError: `quiet` is no number.
+            ValueError: It is not finite and above zero.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def keys():
+            ...     for text in ("s", "sc", "scope"):
+            ...         yield text
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.stream(keys).debounce(0.05).collect())
+            >>> anyio.run(main)
+            ['scope']
+        """
         bound = checks.seconds("quiet", quiet)
 
         def build(line: Line, make: Any) -> AsyncIterator[T]:
@@ -340,12 +446,31 @@ class Operators(AsyncIterator[T], Generic[T]):
 
         Args:
             times: How often.
-            on: After which errors.
-            pause: Seconds before it begins again, doubled each time.
-            max_pause: The longest pause.
+            on: After which errors, by default any `Exception`. `ScopeCancelled` is none: it goes through.
+            pause: Seconds before it begins again, doubled each time. Default 0.
+            max_pause: The longest pause. Default 60.
+
+        What was given before an error is given again. When the attempts are used up the last error is raised, with the
+        earlier ones as notes. An error while a failed attempt is closed is not retried.
 
         Raises:
-            TypeError: The source cannot be read again.
+            TypeError: The source cannot be read again, or an option has the wrong type.
+            ValueError: An option has an impossible value.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> attempts = []
+            >>> def connect():
+            ...     attempts.append("attempt")
+            ...     if len(attempts) < 3:
+            ...         raise ConnectionRefusedError
+            ...     return ["one", "two"]
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.stream(connect).retry(5, on=OSError, pause=0.001).collect(), len(attempts))
+            >>> anyio.run(main)
+            ['one', 'two'] 3
         """
         retries = Retries(
             checks.whole("times", times, least=1),
@@ -367,11 +492,43 @@ class Operators(AsyncIterator[T], Generic[T]):
     @overload
     def catch(self, handler: Callable[[Exception], None], *, on: Errors = ...) -> Stream[T]: ...
     @overload
+    def catch(self, handler: Callable[[Exception], Coroutine[Any, Any, None]], *, on: Errors = ...) -> Stream[T]: ...
+    @overload
+    def catch(
+        self,
+        handler: Callable[[Exception], Coroutine[Any, Any, AsyncIterable[U] | Iterable[U] | None]],
+        *,
+        on: Errors = ...,
+    ) -> Stream[T | U]: ...
+    @overload
     def catch(
         self, handler: Callable[[Exception], AsyncIterable[U] | Iterable[U] | None], *, on: Errors = ...
     ) -> Stream[T | U]: ...
     def catch(self, handler: Callable[[Exception], Any], *, on: Errors = Exception) -> Stream[Any]:
-        """After an error go on with the items of what `handler(error)` gives, or end where that is `None`."""
+        """After an error go on with the items of what `handler(error)` gives, or end where that is `None`.
+
+        It sees errors of what stands before it, and none of what comes after it: neither of later operators, nor of the
+        loop that reads, nor of what the handler gives.
+
+        Args:
+            handler: A plain or async function, which gives an async or plain iterable, or `None`.
+            on: Which errors, by default any `Exception`. `ScopeCancelled` is none: it goes through.
+
+        Raises:
+            TypeError: `handler` cannot be called, or `on` is no class of errors.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def lines():
+            ...     yield "one"
+            ...     raise OSError("gone")
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.stream(lines).catch(lambda error: [f"({error})"], on=OSError).collect())
+            >>> anyio.run(main)
+            ['one', '(gone)']
+        """
         checks.function("s.stream(...).catch", handler)
         classes = checks.errors("on", on)
         return self._goes_on(
@@ -390,6 +547,26 @@ class Operators(AsyncIterator[T], Generic[T]):
             *others: Streams or other iterables.
             buffer: How many items are read ahead, beside one for each source. Default 16.
             halt: Whether it ends when `all` have ended (default) or with the first (`any`).
+
+        A reader that is cut off loses nothing. When the stream is closed, all sources are, each in its own task.
+
+        Raises:
+            TypeError: One of them is no iterable; none has been taken over then.
+            ValueError: An option has an impossible value, or a stream is to be merged with itself.
+            StreamClosed: One of the streams is closed.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def ticks(name, pause):
+            ...     for number in range(2):
+            ...         await anyio.sleep(pause)
+            ...         yield f"{name}{number}"
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.stream(ticks("slow", 0.2)).merge(ticks("fast", 0.01)).collect())
+            >>> anyio.run(main)
+            ['fast0', 'fast1', 'slow0', 'slow1']
         """
         most = checks.whole("buffer", buffer, least=1)
         checks.word("halt", halt, "all", "any")
@@ -406,9 +583,26 @@ class Operators(AsyncIterator[T], Generic[T]):
     def zip(self, *others: Any, strict: bool = False) -> Stream[Any]:
         """Tuples of one item of each, until the first has ended.
 
+        They are read one after the other, in this order; so when one has ended, those before it have given one item
+        more, as with `zip` of Python.
+
         Args:
             *others: Streams or other iterables.
             strict: Whether it is an error (`ValueError`) if others have more items. Default false.
+
+        Raises:
+            TypeError: One of them is no iterable; none has been taken over then.
+            ValueError: A stream is to be zipped with itself.
+            StreamClosed: One of the streams is closed.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.stream("ab").zip([1, 2], range(9)).collect())
+            >>> anyio.run(main)
+            [('a', 1, 0), ('b', 2, 1)]
         """
         return self._joined("zip", others, lambda line, makes: stages.zipped(line, makes, strict=strict))
 
@@ -426,6 +620,22 @@ class Operators(AsyncIterator[T], Generic[T]):
             buffer: How many items may lie ready for each. Default 16.
             overflow: What to do for a reader that has no room: let all `wait` (default), or `drop_oldest` or
                 `drop_newest` for that one.
+
+        An error goes to all of them, to each after its items. A reader that is cut off loses nothing.
+
+        Raises:
+            TypeError: An option has the wrong type.
+            ValueError: An option has an impossible value.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         numbers, words = s.stream(range(3)).broadcast(2)
+            ...         print(await numbers.zip(words.map(str)).collect())
+            >>> anyio.run(main)
+            [(0, '0'), (1, '1'), (2, '2')]
         """
         number, most = checks.whole("count", count, least=1), checks.whole("buffer", buffer, least=1)
         checks.word("overflow", overflow, "wait", "drop_oldest", "drop_newest")
