@@ -33,7 +33,8 @@ class Source:
     Attributes:
         pulls: How many items it was asked for.
         given: How many it gave.
-        closes: How often it was closed.
+        closes: How often its closing was begun.
+        closed: How often that came to its end.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Source:
         self._closing = closing
         self._close_error = close_error
         self._is_in_step = False
-        self.pulls = self.given = self.closes = 0
+        self.pulls = self.given = self.closes = self.closed = 0
 
     def __aiter__(self) -> Source:
         return self
@@ -82,6 +83,7 @@ class Source:
         assert not self._is_in_step, "closed in the middle of a step"
         self.closes += 1
         await anyio.sleep(self._closing)
+        self.closed += 1
         if self._close_error is not None:
             raise self._close_error
 

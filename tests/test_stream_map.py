@@ -159,7 +159,7 @@ async def test_p03_ordered_error() -> None:
         with pytest.raises(Broken) as caught:
             async with stream.map(calls, concurrency=6) as items:
                 async for item in items:
-                    got.append(item)
+                    got.append(item)  # noqa: PERF401  kept when it raises
         assert caught.value is error
         assert not hasattr(error, "__notes__")
         assert got == [0, 1, 2] == sorted(calls.ended)
@@ -178,7 +178,7 @@ async def test_p03_unordered_error() -> None:
         with pytest.raises(Broken) as caught:
             async with stream.map(calls, concurrency=4, ordered=False) as items:
                 async for item in items:
-                    got.append(item)
+                    got.append(item)  # noqa: PERF401  kept when it raises
         assert caught.value is error
         assert got == [1]
         assert sorted(calls.cut) == [0, 2, 4]
@@ -194,7 +194,7 @@ async def test_an_earlier_error_counts_when_ordered() -> None:
     async with opened(endless()) as (_, stream):
         with pytest.raises(Broken) as caught:
             async for item in stream.map(calls, concurrency=6):
-                got.append(item)
+                got.append(item)  # noqa: PERF401  kept when it raises
     assert caught.value is first
     assert got == [0]
     assert first.__notes__ == [  # type: ignore[attr-defined]
@@ -534,7 +534,7 @@ async def test_a_call_closes_its_own_stream() -> None:
             got = []
             try:
                 async for item in items:
-                    got.append(item)
+                    got.append(item)  # noqa: PERF401  kept when it raises
             except Exception as error:
                 assert "it was closed" in str(error)
             assert got[:2] == [0, 1]

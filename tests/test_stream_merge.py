@@ -82,7 +82,7 @@ async def test_an_error_comes_bare_after_what_was_ready(halt: Any) -> None:
         with pytest.raises(Broken) as caught:
             async with stream.merge(other, halt=halt) as items:
                 async for item in items:
-                    got.append(item)
+                    got.append(item)  # noqa: PERF401  kept when it raises
         assert caught.value is error
         assert got == [0, 0, 1, 1, 2, 3]
         assert (failing.closes, other.closes) == (1, 1)
@@ -226,7 +226,7 @@ async def test_p10_a_dead_reader(overflow: Any) -> None:
         got = []
         with anyio.move_on_after(5):
             async for item in live:
-                got.append(item)
+                got.append(item)  # noqa: PERF401  kept when it raises
         assert got == (list(range(3)) if overflow == "wait" else list(range(10)))
         await live.aclose()
         rest = [item async for item in dead]

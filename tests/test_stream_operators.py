@@ -151,8 +151,9 @@ async def test_distinct_is_bounded() -> None:
 
 async def test_sinks() -> None:
     """R6: `collect`, `count`, `first`, `drain`, `for_each`, of none, one, and many; the source is closed."""
+    seen: list[int] = []
     for size in (0, 1, 5):
-        seen: list[int] = []
+        seen.clear()
         for ask, expected in (
             (lambda x: x.collect(), list(range(size))),
             (lambda x: x.count(), size),
@@ -336,8 +337,8 @@ async def test_what_was_never_read_is_closed(operator: Operator, how: str) -> No
 @pytest.mark.parametrize("who", ["reader", "scope", "timeout"])
 @pytest.mark.virtual_time
 async def test_cancellation_while_waiting_upstream_closes(operator: Operator, who: str) -> None:
-    """R2, R3: of the reader, of the scope, and by a time-out around `anext`."""
-    source = Source(hangs=True)
+    """R2, R3: of the reader, of the scope, and by a time-out around `anext`; closing is not cut short by it."""
+    source = Source(hangs=True, closing=0.1)
     async with scope(name="app") as s:
         items = operator.apply(s.stream(source))
         if who == "scope":
@@ -348,8 +349,35 @@ async def test_cancellation_while_waiting_upstream_closes(operator: Operator, wh
             else:
                 await items.collect()
         await items.aclose()
-        assert source.closes == 1
-    assert source.closes == 1
+        assert source.closes == source.closed == 1
+    assert source.closes == source.closed == 1
+
+
+@pytest.mark.parametrize("operator", ["flat_map", "retry", "catch"])
+@pytest.mark.parametrize("how", ["reader", "scope", "break", "aclose"])
+@pytest.mark.virtual_time
+async def test_what_an_operator_makes_is_closed_to_the_end(operator: str, how: str) -> None:
+    """R3: what was made on the way is closed like the source: cancelled or not, closing is not cut short."""
+    inner = Source(range(2), hangs=True, closing=0.1)
+    async with scope(name="app") as s:
+        if operator == "flat_map":
+            items = s.stream([1]).flat_map(lambda _: inner)
+        elif operator == "retry":
+            items = s.stream(lambda: inner).retry(3)
+        else:
+            items = s.stream(Source(error=Broken())).catch(lambda _: inner)
+        if how == "scope":
+            s.start_soon(_cancel_later, s)
+        with anyio.move_on_after(1 if how == "reader" else math.inf):
+            async with items:
+                async for _ in items:
+                    if how == "aclose":
+                        await items.aclose()
+                        break
+                    if how == "break":
+                        break
+        assert inner.closes == inner.closed == 1
+    assert inner.closes == inner.closed == 1
 
 
 async def _cancel_later(s: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from ..._vocabulary.errors import ScopeCancelled
-from ..._vocabulary.notes import add_note, chain_lost
+from ..._vocabulary.notes import add_note
 from ..._vocabulary.options import is_coroutine
 from .line import recipe_of
 
@@ -43,11 +43,11 @@ async def retried(line: Line, make: Make, retries: Retries) -> AsyncIterator[Any
     """All items, from the beginning after each error."""
     failures: list[str] = []
     while True:
-        part = line.part()
-        failure: Exception | None = None
+        part = line.open_part()
         try:
             async for item in make(part):
                 yield item
+            break
         except retries.on as error:
             if is_cancellation(error):
                 raise
@@ -56,27 +56,9 @@ async def retried(line: Line, make: Make, retries: Retries) -> AsyncIterator[Any
                     add_note(error, note)
                 raise
             failures.append(f"attempt {len(failures) + 1} failed with {type(error).__name__}: {error}")
-            failure = error
-        else:
-            return
-        finally:
-            try:
-                await _close_after(failure, part)
-            finally:
-                failure = None  # no cycle through this frame
+            await line.close_part(part)  # what that raises hangs below, for both have happened
         await anyio.sleep(retries.pause_after(len(failures)))
-
-
-async def _close_after(failure: Exception | None, part: Line) -> None:
-    """Close what failed; if that fails too, both errors can be seen."""
-    try:
-        await part.aclose()
-    except BaseException as raised:
-        if failure is not None:
-            chain_lost(raised, failure)
-        raise
-    finally:
-        del failure
+    await line.close_part(part)
 
 
 async def caught(
@@ -98,9 +80,7 @@ async def caught(
         return
     if made is None:
         return
-    part = line.part()
-    try:
-        async for item in recipe_of(made, "catch").make(part):
-            yield item
-    finally:
-        await part.aclose()
+    recipe, part = recipe_of(made, "catch"), line.open_part()
+    async for item in recipe.make(part):
+        yield item
+    await line.close_part(part)

@@ -76,12 +76,11 @@ async def flat_mapped(line: Line, source: AsyncIterator[T], fn: Callable[[T], An
     """The items of what `fn` makes of each item, one after the other."""
     async for item in source:
         made = fn(item)
-        inner = line.part()
-        try:
-            async for each in recipe_of(await made if is_coroutine(made) else made, "flat_map").make(inner):
-                yield each
-        finally:
-            await inner.aclose()
+        recipe = recipe_of(await made if is_coroutine(made) else made, "flat_map")
+        inner = line.open_part()
+        async for each in recipe.make(inner):
+            yield each
+        await line.close_part(inner)
 
 
 def taken(line: Line, make: Make, count: int) -> AsyncIterator[Any]:

@@ -38,7 +38,7 @@ class Stream(Operators[T]):
     read before the result is. Functions that they are given may be plain or async; what those raise is raised bare, and
     so is what the source raises, after all that came before it.
 
-    A reader that is cut off (`move_on_after` around a step) loses nothing where the items are made in tasks of the scope:
+    A reader that is cut off (`move_on_after` around a step) loses nothing where items are made in tasks of the scope:
     `own_task=True`, `buffer`, `merge`, `broadcast`, `debounce`, `batch(within=)`, `map(concurrency=)`. In its own task
     that ends the source, as always in Python, if it is a generator, or if an operator stands between.
 
