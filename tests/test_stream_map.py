@@ -324,6 +324,28 @@ async def test_a_fatal_exception_of_a_call_ends_the_scope() -> None:
 
 
 @pytest.mark.virtual_time
+async def test_a_fatal_exception_goes_before_an_error() -> None:
+    """S15: the error hangs below it."""
+
+    class Fatal(BaseException):
+        pass
+
+    async def fails(item: int) -> None:
+        try:
+            await anyio.sleep(0.01 if item == 0 else 10)
+        finally:
+            raise Broken("zero") if item == 0 else Fatal
+
+    with pytest.raises(Fatal) as caught:
+        async with opened(range(2)) as (_, stream):
+            await stream.map(fails, concurrency=2).drain()
+    chain: list[BaseException | None] = [caught.value]
+    while chain[-1] is not None:
+        chain.append(chain[-1].__context__)
+    assert any(isinstance(error, Broken) for error in chain)
+
+
+@pytest.mark.virtual_time
 async def test_for_each_is_like_map() -> None:
     """R7: with several calls at once; the first error cancels the others and waits for them."""
     calls = Calls()

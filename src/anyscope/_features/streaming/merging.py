@@ -187,9 +187,8 @@ class Fan(Handoff[Any]):
 
     async def leave(self, outlet: Outlet[Any]) -> None:
         """A reader reads no more; with the last one the source is closed."""
-        if outlet in self.outlets:
-            self.outlets.remove(outlet)
-            self.make_room()
+        self.outlets.remove(outlet)
+        self.make_room()
         if not self.outlets:
             await self.aclose()
 
