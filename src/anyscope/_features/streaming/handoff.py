@@ -276,7 +276,7 @@ class Handoff(AsyncIterator[T]):
         if self._failure is None:
             self._failure = Err(error)
         else:
-            self._report(error)
+            self.report(error)
 
     def cut_off(self, reason: object) -> ScopeCancelled:
         """The error for a reader, when the task was cancelled by somebody else."""
@@ -287,9 +287,10 @@ class Handoff(AsyncIterator[T]):
         """Give the scope the error of a task that has ended, if nobody is left who could be given it."""
         if self._is_left and self._state == "over" and self._failure is not None and not self._is_told:
             self._is_told = True
-            self._report(self._failure.error)
+            self.report(self._failure.error)
 
-    def _report(self, error: Exception) -> None:
+    def report(self, error: Exception) -> None:
+        """An error that leaves the scope at its end."""
         self.owner.report(error, self.owner.next_index(), f"in {self.what} of {self.line.label}")
 
     def _finish(self) -> None:

@@ -14,7 +14,7 @@ import anyio
 from ..._lifetime.ending import leaves_of, sort_out
 from ..._lifetime.start import Start
 from ..._vocabulary.errors import TaskCancelled
-from ..._vocabulary.notes import add_note, chain_lost
+from ..._vocabulary.notes import add_note
 from .handoff import Handoff
 
 if TYPE_CHECKING:
@@ -102,10 +102,9 @@ class Team(Handoff[T]):
                     add_note(first, f"{type(other).__name__} of another {self._member} at that moment: {other}")
         fatal = None if cut is None else sort_out(cut).fatal
         if fatal is not None:
-            leaving = _unwrapped(fatal)
             if first is not None:
-                chain_lost(leaving, first)
-            raise leaving
+                self.report(first)
+            raise _unwrapped(fatal)
         try:
             if first is not None:
                 raise first
