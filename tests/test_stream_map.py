@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -12,7 +12,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from anyscope import Scope, TaskCancelled, current_scope, scope, use
+from anyscope import Scope, ScopeMisuse, TaskCancelled, current_scope, scope, use
 from stream_sources import Broken, Source, double_later, endless, opened, turns
 
 VARIABLE: ContextVar[str] = ContextVar("variable", default="nothing")
@@ -572,3 +572,25 @@ async def test_the_look_of_the_workers() -> None:
     async with opened(range(3)) as (_, stream):
         await stream.map(note, concurrency=2).drain()
     assert names == {"map(note) worker"}
+
+
+@each_order
+async def test_a_source_that_holds_a_scope_is_refused(ordered: bool) -> None:
+    """R5: several tasks read it in turn; it is closed, nothing is harmed, and a task of its own is the cure."""
+    closed = []
+
+    async def holding() -> AsyncIterator[int]:
+        try:
+            async with anyio.create_task_group():
+                for number in range(5):
+                    yield number
+        finally:
+            closed.append("source")
+
+    async with scope(name="app") as s:
+        with pytest.raises(ScopeMisuse, match=r"keeps a cancel scope or a task group open(.|\n)*own_task=True"):
+            await s.stream(holding()).map(double_later, concurrency=3, ordered=ordered).drain()
+        assert closed == ["source"]
+        await turns()
+        cured = s.stream(holding(), own_task=True).map(double_later, concurrency=3, ordered=ordered)
+        assert sorted(await cured.collect()) == [0, 2, 4, 6, 8]

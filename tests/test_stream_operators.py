@@ -122,6 +122,7 @@ async def test_flat_map_refuses_what_is_none() -> None:
 
 
 @pytest.mark.parametrize("end", ["break", "error", "cancel"])
+@pytest.mark.virtual_time
 async def test_flat_map_closes_the_inner_one_too(end: str) -> None:
     """R6: from wherever it is left."""
     outer, inner = Source([1]), Source([1], hangs=end == "cancel", error=Broken())

@@ -350,6 +350,14 @@ async def test_retry_of_several_sources(operator: str) -> None:
             getattr(s.stream(left), operator)(right()).retry(1)
 
 
+async def test_what_was_read_from_cannot_be_read_again() -> None:
+    """P12: a list can, until its first item has been taken."""
+    async with opened([1, 2]) as (_, stream):
+        assert await anext(stream) == 1
+        with pytest.raises(TypeError, match="its source is an iterator, or was read from"):
+            stream.retry(1)
+
+
 async def test_retry_over_calls_at_once_and_time_outs() -> None:
     """R6: a `StreamTimeout` may be retried, and a map with several calls made anew."""
     moments = iter([[0, 5], [0, 0.1]])

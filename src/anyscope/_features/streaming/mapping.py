@@ -35,6 +35,7 @@ from ..._lifetime.isolation import isolated
 from ..._lifetime.place import stand_in
 from ..._vocabulary.options import name_of
 from .closing import StreamPlace
+from .stepping import HoldsScopeError, holds_scope, step_within
 from .team import Team
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class Mapping(Team[U]):
         """Take an item and call the function with it; whether the worker goes on."""
         self._leader = worker
         try:
-            item = await self._source.__anext__()
+            item = await (self._source.__anext__() if self._taken else self._first_item())
         except StopAsyncIteration:
             self._stop()
             return False
@@ -175,6 +176,17 @@ class Mapping(Team[U]):
             del self._busy[number]
         self._deliver(number, value)
         return True
+
+    async def _first_item(self) -> Any:
+        """Look whether the source holds a scope open: it is read by several tasks in turn, so it may not."""
+        try:
+            return await step_within(anyio.CancelScope(), self._source.__anext__)
+        except HoldsScopeError as held:
+            try:
+                await self.line.aclose()
+            finally:
+                held.leave()
+            raise holds_scope(self.owner.path, self.line.label) from None
 
     def _let_another_lead(self) -> None:
         if not self.is_wanted:

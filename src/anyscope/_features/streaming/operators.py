@@ -478,7 +478,8 @@ class Operators(AsyncIterator[T], Generic[T]):
             checks.seconds("pause", pause, positive=False),
             checks.seconds("max_pause", max_pause, positive=False),
         )
-        if not self._reading.recipe.is_restartable:
+        self._require_own()
+        if self._reading.line is not None or not self._reading.recipe.is_restartable:
             raise TypeError(
                 f"stream {self._reading.full_label} cannot begin again: its source is an iterator, or was read from\n"
                 "Right: s.stream(read_lines).retry(3)   with the function that makes it, not s.stream(read_lines())"
