@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import re
@@ -834,3 +835,21 @@ async def test_a_source_that_cannot_be_made_loses_no_other_one() -> None:
             with pytest.raises(Broken, match="made"):
                 await anext(left)
         assert (source.pulls, source.closes) == (0, 1)
+
+
+@each_operator
+@pytest.mark.virtual_time
+async def test_no_operator_leaves_cycles(operator: Operator) -> None:
+    """Law 7: a stream that was read is freed at once, without the garbage collector."""
+    async with scope() as s:
+        for _ in range(2):  # the first time round there are things that are made once
+            await operator.apply(s.stream(Source(range(5)))).drain()
+            await turns(3)
+            gc.collect()
+        gc.disable()
+        try:
+            await operator.apply(s.stream(Source(range(5)))).drain()
+            await turns(3)
+            assert gc.collect() == 0
+        finally:
+            gc.enable()

@@ -228,7 +228,8 @@ class Handoff(AsyncIterator[T]):
         if self._state == "over":
             return  # taken for lost, see `abandon`
         self._has_begun = True
-        stand_in(StreamPlace(self.owner))
+        place = StreamPlace(self.owner)
+        stand_in(place)
         failure: Exception | None = None
         raised: BaseException | None = None
         try:
@@ -243,6 +244,7 @@ class Handoff(AsyncIterator[T]):
         except BaseException as error:  # noqa: ASYNC103  sorted out, then told
             raised = error
         self._conclude(failure, raised)
+        place.end()
         del failure, raised  # their tracebacks lead to this frame
 
     def _shield_closing(self) -> None:

@@ -32,9 +32,7 @@ from anyio.lowlevel import checkpoint
 
 from ..._lifetime.ending import sort_out
 from ..._lifetime.isolation import isolated
-from ..._lifetime.place import stand_in
 from ..._vocabulary.options import name_of
-from .closing import StreamPlace
 from .stepping import HoldsScopeError, holds_scope, step_within
 from .team import Team
 
@@ -132,13 +130,15 @@ class Mapping(Team[U]):
         worker.handle = self.start(lambda: self._work(worker), f"{self.what} worker")
 
     async def _work(self, worker: Worker) -> None:
-        stand_in(StreamPlace(self.owner))
         in_a_row = 0
-        while await self._may_lead() and await self._do_next(worker):
-            in_a_row += 1
-            if in_a_row == AT_ONCE:
-                in_a_row = 0
-                await checkpoint()
+        try:
+            while await self._may_lead() and await self._do_next(worker):
+                in_a_row += 1
+                if in_a_row == AT_ONCE:
+                    in_a_row = 0
+                    await checkpoint()
+        finally:
+            worker.handle = None  # no cycle: it holds this task
 
     async def _may_lead(self) -> bool:
         """Wait until nobody else does and one more item is wanted; whether there may be one."""
@@ -235,21 +235,25 @@ class Mapping(Team[U]):
         later = [worker for at, worker in self._busy.items() if not self._ordered or at > self._failed_at]
         for worker in [*later, self._leader]:
             if worker is not None and worker is not failed:
-                worker.is_dismissed = True
-                worker.handle.cancel()
+                worker.dismiss()
 
 
 class Worker:
     """One worker.
 
     Attributes:
-        handle: What cancels it. Written once, before it begins.
+        handle: What cancels it; `None` when it has ended. Written when it is started, and by itself.
         is_dismissed: Whether it was cancelled because another one has failed.
     """
 
     __slots__ = ("handle", "is_dismissed")
 
-    handle: anyio.TaskHandle[None]
-
     def __init__(self) -> None:
+        self.handle: anyio.TaskHandle[None] | None = None
         self.is_dismissed = False
+
+    def dismiss(self) -> None:
+        """Cancel it in the middle of its work."""
+        assert self.handle is not None
+        self.is_dismissed = True
+        self.handle.cancel()

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ..._lifetime.place import stand_in
 from ..._vocabulary.errors import CloseTimeout
-from .closing import StreamPlace
 from .handoff import Handoff
 from .team import Team
 
@@ -64,7 +62,6 @@ class Merged(Team[Any]):
             _ = self.start(functools.partial(self._read, part, source), f"merge source {number}")
 
     async def _read(self, part: Line, source: AsyncIterator[Any]) -> None:
-        stand_in(StreamPlace(self.owner))
         bound = self.owner.close_timeout
         # Entered before the first step, for one around the closing would lie across scopes that the source holds open.
         closing = anyio.CancelScope()

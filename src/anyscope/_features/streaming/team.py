@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from ..._lifetime.ending import leaves_of, sort_out
+from ..._lifetime.place import stand_in
 from ..._lifetime.start import Start
 from ..._vocabulary.errors import TaskCancelled
 from ..._vocabulary.notes import add_note
+from .closing import StreamPlace
 from .handoff import Handoff
 
 if TYPE_CHECKING:
@@ -62,7 +64,15 @@ class Team(Handoff[T]):
     def start(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> anyio.TaskHandle[None]:
         """Start a task of the group."""
         assert self._group is not None
-        return self._group.create_task(Start(work), name=name)
+        return self._group.create_task(Start(lambda: self._in_place(work)), name=name)
+
+    async def _in_place(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        place = StreamPlace(self.owner)
+        stand_in(place)
+        try:
+            await work()
+        finally:
+            place.end()
 
     def stop_all(self) -> None:
         """Cancel all of them."""
@@ -81,6 +91,7 @@ class Team(Handoff[T]):
             self._raise_what_counts(cut)  # noqa: ASYNC104  see above
         finally:
             self.failures.clear()  # no cycle through their frames
+            self._group = None
             del cut
         if not self.is_complete:
             raise self.cancelled_natively()  # one of them; AnyIO ends the others then
