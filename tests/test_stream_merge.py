@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,6 +13,9 @@ import pytest
 
 from anyscope import CloseTimeout, ScopeCancelled, Stream, StreamClosed, TaskCancelled, scope
 from stream_sources import Broken, Source, double_later, endless, opened, turns
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 each_overflow = pytest.mark.parametrize("overflow", ["wait", "drop_oldest", "drop_newest"])
 
@@ -361,3 +365,28 @@ async def test_a_broadcast_that_was_read_ends_for_good() -> None:
         assert [item async for item in items] == []
         assert repr(items) == "<Stream range.broadcast (#1) of app open>"
         del items
+
+
+@pytest.mark.asyncio_only
+@pytest.mark.virtual_time
+async def test_an_error_of_closing_is_told_though_the_closer_is_cancelled_again() -> None:
+    """S7: a native cancellation goes through the wait for the task; its error leaves the scope then."""
+    error = Broken("closing")
+    source = endless(closing=5, close_error=error)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with scope(name="app") as s:
+
+            async def read() -> None:
+                async with s.stream(source).buffer(1) as items:
+                    await anext(items)
+                    await anyio.sleep_forever()
+
+            task = asyncio.create_task(read())
+            for _ in range(2):
+                await anyio.sleep(1)
+                task.cancel()
+            await turns()
+            assert task.cancelled()
+    assert caught.value.exceptions == (error,)
+    assert error.__notes__ == ["in buffer of Source.buffer (#0) of app"]  # type: ignore[attr-defined]
+    assert source.closed == 1
