@@ -388,5 +388,5 @@ async def test_an_error_of_closing_is_told_though_the_closer_is_cancelled_again(
             await turns()
             assert task.cancelled()
     assert caught.value.exceptions == (error,)
-    assert error.__notes__ == ["in buffer of Source.buffer (#0) of app"]  # type: ignore[attr-defined]
+    assert error.__notes__ == ["in source of Source.buffer (#0) of app"]  # type: ignore[attr-defined]
     assert source.closed == 1
