@@ -229,6 +229,33 @@ async def test_p04_two_errors_at_once(ordered: bool) -> None:
 
 
 @pytest.mark.virtual_time
+async def test_the_first_error_counts_when_unordered() -> None:
+    """R7: the one that came first, whatever its number."""
+
+    async def fail(item: int) -> None:
+        try:
+            await anyio.sleep(0.01 if item == 1 else 10)
+        finally:
+            raise Broken(str(item))
+
+    async with opened(range(2)) as (_, stream):
+        with pytest.raises(Broken, match="1") as caught:
+            await stream.map(fail, concurrency=2, ordered=False).drain()
+        assert caught.value.__notes__ == ["Broken of another call at that moment: 0"]
+
+
+@pytest.mark.virtual_time
+@each_order
+async def test_an_error_does_not_wait_for_the_source(ordered: bool) -> None:
+    """R7: whoever waits for an item then waits no more."""
+    source = Source(range(1), hangs=True)
+    async with opened(source) as (_, stream):
+        with anyio.fail_after(5), pytest.raises(Broken):
+            await stream.map(Calls(_0=Broken()), concurrency=2, ordered=ordered).drain()
+        assert source.closes == 1
+
+
+@pytest.mark.virtual_time
 async def test_an_error_that_answers_the_cancellation_is_a_note() -> None:
     """R7: what a cancelled call raises instead of ending does not vanish; the same object is no note on itself."""
     error = Broken("first")

@@ -44,6 +44,10 @@ async def test_p08_bounded_when_the_reader_stops(buffer: int, count: int) -> Non
                 await anext(items)
             await turns(200)
             assert sum(source.given for source in sources) <= 51 + buffer + count - 1
+            for read in range(52, 80):
+                await anext(items)
+                await turns(20)
+                assert sum(source.given for source in sources) <= read + buffer + count - 1
         assert [source.closes for source in sources] == [1] * count
 
 
@@ -262,6 +266,16 @@ async def test_p10_a_reader_that_has_left_holds_up_nobody(overflow: Any, how: st
         assert got[-3:] == [47, 48, 49]
         await live.aclose()
         assert source.closes == 1
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+async def test_a_broadcast_source_that_never_waits_lets_others_run(overflow: Any) -> None:
+    """P10: the readers come to their turn."""
+    async with opened(endless(delay=None)) as (_, stream):
+        for items in stream.broadcast(2, buffer=2, overflow=overflow):
+            async with items:
+                got = [await anext(items) for _ in range(5)]
+                assert got == sorted(set(got))
 
 
 @pytest.mark.virtual_time
