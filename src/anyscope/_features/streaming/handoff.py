@@ -62,7 +62,7 @@ class Handoff(Link, AsyncIterator[T]):
         _is_unwanted: Whether it was told to end. Written by `cancel`.
         _failure: Why it ended.
         _is_told: Whether somebody was given that.
-        _is_given_up: Whether who closes it was cut off, and will not learn how it ends.
+        _is_left: Whether who closed it could not wait for it to end.
         _waiting: How many readers wait.
         _stopped: What a reader that waits is given instead of an item. Written by `interrupt`.
         _news: Set when something is ready, or the end is; made by who waits for that.
@@ -78,7 +78,7 @@ class Handoff(Link, AsyncIterator[T]):
         "_failure",
         "_gone",
         "_has_begun",
-        "_is_given_up",
+        "_is_left",
         "_is_told",
         "_is_unwanted",
         "_news",
@@ -105,7 +105,7 @@ class Handoff(Link, AsyncIterator[T]):
         self.ready: deque[T] = deque()
         self.consumed = 0
         self._state = "new"
-        self._has_begun = self._is_unwanted = self._is_told = self._is_given_up = False
+        self._has_begun = self._is_unwanted = self._is_told = self._is_left = False
         self._failure: Err[Exception] | None = None
         self._waiting = 0
         self._stopped: Exception | None = None
@@ -153,6 +153,11 @@ class Handoff(Link, AsyncIterator[T]):
                     await self._until_news()
         return bool(self.ready)
 
+    async def until_news(self, deadline: float) -> None:
+        """Wait for something new, or for `deadline`."""
+        with anyio.CancelScope(deadline=deadline):
+            await self._until_news()
+
     async def _end(self) -> None:
         """Raise why there are no more items; the cancellation of the reader itself goes first."""
         if self._failure is None:
@@ -175,9 +180,14 @@ class Handoff(Link, AsyncIterator[T]):
             raise self._stopped.with_traceback(None)
 
     @property
+    def is_over(self) -> bool:
+        """Whether the task has ended; what it made may lie here still."""
+        return self._state == "over"
+
+    @property
     def has_ended(self) -> bool:
-        """Whether there is nothing left to be closed or told."""
-        return self._state == "over" and (self._failure is None or self._is_told)
+        """Whether nothing is left to be closed, told or taken."""
+        return self._state == "over" and not self.ready and (self._failure is None or self._is_told)
 
     @property
     def is_running(self) -> bool:
@@ -310,18 +320,29 @@ class Handoff(Link, AsyncIterator[T]):
 
     def _fail(self, error: Exception) -> None:
         """The first error goes to the reader, others leave the scope."""
-        if self._failure is None and not self._is_given_up:
+        if self._failure is None:
             self._failure = Err(error)
         else:
-            self.owner.report(error, self.owner.next_index(), f"in {self.task_name}")
+            self.report(error)
 
     def cut_off(self, reason: object) -> ScopeCancelled:
         """The error for a reader, when the task was cancelled by somebody else."""
         self._is_told = True  # whose cancellation it is tells that
         return ScopeCancelled(path=self.owner.path, action=self.task_name, reason=reason)
 
+    def _tell_scope(self) -> None:
+        """Give the scope the error of a task that has ended, if nobody is left who could be given it."""
+        if self._is_left and self._state == "over" and self._failure is not None and not self._is_told:
+            self._is_told = True
+            self.report(self._failure.error)
+
+    def report(self, error: Exception) -> None:
+        """An error that leaves the scope at its end."""
+        self.owner.report(error, self.owner.next_index(), f"in {self.task_name}")
+
     def _finish(self) -> None:
         self._state = "over"
+        self._tell_scope()
         self._unlisten()
         self.owner.works.part(self)
         self.tell()
@@ -353,7 +374,8 @@ class Handoff(Link, AsyncIterator[T]):
             try:
                 await self._gone.wait()
             except BaseException:
-                self._is_given_up = True
+                self._is_left = True  # cancelled natively, once more
+                self._tell_scope()
                 raise
         self._state = "over"
         if not self._has_begun:

@@ -80,6 +80,16 @@ class Line(Link):
         """A line of its own for what a link of this one reads from, and closes itself."""
         return Line(self.owner, self.label)
 
+    def open_part(self) -> Line:
+        """A line for what is made and closed while this one is read; whatever cuts that, it is closed along with it."""
+        part: Line = self.add(self.part())
+        return part
+
+    async def close_part(self, part: Line) -> None:
+        """Close such a part. Not in a `finally`: in the middle of a cancellation that would be cut short."""
+        self.links.remove(part)
+        await part.aclose()
+
     @property
     def has_ended(self) -> bool:
         """Whether nothing of it is left to be closed."""
@@ -173,6 +183,15 @@ class Recipe:
     is_restartable: bool = False
     survives: bool = False
     is_timed: bool = False
+
+    def begin(self, line: Line) -> AsyncIterator[Any]:
+        """Make it; where that fails, `line` holds what there was already."""
+        line.links.clear()
+        try:
+            return self.make(line)
+        except BaseException:
+            line.links[:] = self.given
+            raise
 
     def then(self, operator: str, stage: Callable[[Line, AsyncIterator[Any]], AsyncIterator[Any]]) -> Recipe:
         """With one more stage, a generator, which reads from what there was."""

@@ -80,15 +80,19 @@ class Reading(Held, Generic[T]):
         """
         self.recipe = change(self.surrender())
 
-    def surrender(self) -> Recipe:
-        """The recipe of all that is left to be read, which is no longer the affair of this line."""
+    def require_idle(self) -> None:
+        """Refuse if it is closed, or read right now."""
         if self.state not in ("new", "open"):
             raise self.why or self.closed_error("it is closed")
+        if self.is_busy:
+            raise anyio.BusyResourceError("reading")
+
+    def surrender(self) -> Recipe:
+        """The recipe of all that is left to be read, which is no longer the affair of this line."""
+        self.require_idle()
         line, last = self.line, self._last
         if line is None or last is None:
             return self.recipe
-        if self.is_busy:
-            raise anyio.BusyResourceError("reading")
         self.line = self._last = None
         self._has_stepped = False
         return begun(self.recipe, line, last)
@@ -237,7 +241,7 @@ class Reading(Held, Generic[T]):
     def _make(self) -> AsyncIterator[T]:
         self.state = "open"
         self.line = line = Line(self.owner, self.full_label)
-        self._last = last = self.recipe.make(line)
+        self._last = last = self.recipe.begin(line)
         return last
 
     async def _holds_scope(self, held: HoldsScopeError) -> T:
