@@ -18,7 +18,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from anyscope import Err, Ok, Scope, ScopeCancelled, ScopeMisuse, Stream, StreamTimeout, scope
+from anyscope import Err, Ok, Scope, ScopeCancelled, ScopeMisuse, Stream, StreamClosed, StreamTimeout, scope
 from anyscope._features.streaming.buffer import Buffer
 from anyscope._features.streaming.line import Line, Link
 from scenarios import leaves
@@ -661,3 +661,74 @@ async def test_what_has_ended_is_forgotten_at_once() -> None:
             pass
         assert s.tree() == "scope app open"
         Stream.__new__(Stream)
+
+
+@pytest.mark.virtual_time
+async def test_an_own_task_is_cancelled_with_the_scope_at_once() -> None:
+    """R2: and not only when the tasks of the scope have ended."""
+    source = Source(5, pause=10)
+
+    async def linger() -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(1)
+        assert source.begun == 1
+
+    async with scope() as s:
+        items = s.stream(source.items(), own_task=True)
+        with anyio.move_on_after(0.1):
+            await anext(items)
+        s.start_soon(linger)
+        await anyio.sleep(0.1)
+        s.cancel()
+    assert source.begun == 1
+
+
+@pytest.mark.virtual_time
+async def test_a_batch_that_waits_for_more_is_interrupted() -> None:
+    """R2: whoever closes the stream does not wait for the batch to be full."""
+    source = Source(5, pause=1)
+
+    async def close(items: Stream[list[int]]) -> None:
+        await anyio.sleep(1.5)
+        await items.aclose()
+        assert anyio.current_time() - began < 2
+
+    began = anyio.current_time()
+    async with scope() as s:
+        items = s.stream(source.items()).batch(5, within=100)
+        s.start_soon(close, items)
+        with pytest.raises(StreamClosed):
+            async for _ in items:
+                raise AssertionError("it is not full")
+    assert source.begun == 1
+
+
+async def test_a_cancellation_is_not_lost_among_errors_of_closing() -> None:
+    """R3: it leaves, whichever link raised it, with the error below it."""
+    error = OSError("closing")
+
+    class Failing:
+        async def aclose(self) -> None:
+            raise error
+
+    class Waiting:
+        async def aclose(self) -> None:
+            await anyio.sleep_forever()
+
+    async with scope() as s:
+        line = Line(s._owner, "test")
+        line.links += [Waiting(), Failing()]
+        told: list[BaseException] = []
+        with anyio.CancelScope() as cut:
+            cut.cancel()
+            try:
+                await line.aclose()
+            except BaseException as raised:
+                told.append(raised)
+                raise
+        assert cut.cancelled_caught
+        assert isinstance(told[0], anyio.get_cancelled_exc_class())
+        context: BaseException | None = told[0]
+        while context is not None and context is not error:
+            context = context.__context__
+        assert context is error
