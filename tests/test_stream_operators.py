@@ -113,6 +113,20 @@ async def test_flat_map_makes_any_iterable() -> None:
         assert await s.stream(range(3)).flat_map(lambda n: s.stream(range(n))).collect() == [0, 0, 1]
 
 
+async def test_flat_map_closes_each_before_the_next() -> None:
+    """R6: one at a time is open, however many there are."""
+    made: list[Source] = []
+
+    def make(_: int) -> Source:
+        assert all(source.closed for source in made)
+        made.append(Source(range(2)))
+        return made[-1]
+
+    async with opened(range(20)) as (_, stream):
+        assert await stream.flat_map(make).count() == 40
+        assert [source.closes for source in made] == [1] * 20
+
+
 async def test_flat_map_refuses_what_is_none() -> None:
     """R6: with the name of the operator."""
     source = Source(range(3))

@@ -232,7 +232,7 @@ class Debounced(Handoff["tuple[float, T]"]):
         """
         while not self.ready:
             await self.until_news_or_end()
-        while len(self.ready) == 1 and not self.is_over:
+        while not self.is_over:
             due = self.ready[0][0] + self._quiet
             if anyio.current_time() >= due:
                 return
