@@ -259,7 +259,7 @@ class Reader(AsyncIterator[T]):
     async def __anext__(self) -> T:
         course, run = self._course, self._run
         while run.state != "stopped":
-            if course.version != self._version:
+            if course.version_in(run) > self._version:
                 self._version = course.version
                 return course.value
             if run.state == "failed":
