@@ -48,17 +48,15 @@ def test_the_end_of_the_loop_ends_a_poll_whose_scope_was_never_left(moment: str)
 
 
 @pytest.mark.asyncio_only
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="such cancellations are not counted there")
 @pytest.mark.parametrize("answer", ["an error", "a value"])
 async def test_a_fetch_that_answers_a_native_cancellation(answer: str) -> None:
     """L5: the cancellation is dealt with then, and disturbs no later fetch."""
-    if sys.version_info < (3, 11):
-        pytest.skip("such cancellations are not counted there")
     values: list[int] = []
     counts: list[int] = []
 
     async def fetch() -> int:
-        task = asyncio.current_task()
-        assert task is not None
+        task: Any = asyncio.current_task()
         counts.append(task.cancelling())
         if len(counts) == 1:
             try:
@@ -69,15 +67,15 @@ async def test_a_fetch_that_answers_a_native_cancellation(answer: str) -> None:
         return len(counts)
 
     def on_value(value: int) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+        task: Any = asyncio.current_task()
         counts.append(task.cancelling())
         values.append(value)
 
     async with app() as s:
         poll = s.poll(fetch, on_value, interval=1)
         await settle()
-        poll._pilot.native.cancel()  # type: ignore[attr-defined]
+        native: Any = poll._pilot.native
+        native.cancel()
         await anyio.sleep(1.5)
         assert len(values) == (1 if answer == "an error" else 2)
         assert not any(counts)
@@ -94,7 +92,7 @@ class Fleeting:
         return self._seen.pop(name, None)
 
 
-def test_a_look_from_another_thread_while_a_flight_ends() -> None:
+async def test_a_look_from_another_thread_while_a_flight_ends() -> None:
     """L3: `status()` may be asked from any thread, so nothing is read twice that may be gone the second time."""
     state: Any = Course.state
     run, ended = Run(), Run()
