@@ -34,6 +34,11 @@ def running_task() -> object:
         return None
 
 
+def has_ended(task: object) -> bool:
+    """Whether a native task has ended; only asyncio lets others outlive it that way."""
+    return isinstance(task, asyncio.Task) and task.done()
+
+
 def running_loop() -> object:
     """An object that stands for the running event loop, or `None` outside of one."""
     trio: Any = sys.modules.get("trio")
