@@ -22,7 +22,7 @@ from anyscope import Err, Ok, Scope, ScopeCancelled, ScopeMisuse, Stream, Stream
 from anyscope._features.streaming.buffer import Buffer
 from anyscope._features.streaming.line import Line, Link
 from scenarios import leaves
-from streams import Source, streams_of, turns
+from streams import Closable, Source, streams_of, turns
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -732,3 +732,22 @@ async def test_a_cancellation_is_not_lost_among_errors_of_closing() -> None:
         while context is not None and context is not error:
             context = context.__context__
         assert context is error
+
+
+async def test_what_a_lost_task_was_to_read_is_closed_all_the_same() -> None:
+    """R3: by whoever closes the stream; and the error is raised once."""
+    closable = Closable()
+    async with scope(name="app") as s:
+        buffer = Buffer(Line(s._owner, "test"), lambda line: line.add(closable), 1)
+        buffer._start()
+        buffer.abandon()
+        await buffer.aclose()
+        assert closable.closed == 1
+    failing = Source(1, error=ValueError("step"))
+    async with scope(name="app") as s:
+        buffer = Buffer(Line(s._owner, "test"), lambda line: line.add(failing.items()), 3)
+        assert await anext(buffer) == 0
+        await turns(10)
+        with pytest.raises(ValueError, match="step"):
+            await buffer.aclose()
+        await buffer.aclose()
