@@ -115,7 +115,7 @@ class Mapping(Team[U]):
 
     def make_room(self) -> None:
         """The reader has taken something: somebody may lead again."""
-        if self._idle and self._leader is None and self.is_wanted:
+        if self._idle and self._can_lead:
             self._idle.pop().set()
 
     # ------------------------------------------------------------------ the workers
@@ -132,7 +132,7 @@ class Mapping(Team[U]):
     async def _work(self, worker: Worker) -> None:
         in_a_row = 0
         try:
-            while await self._may_lead() and await self._do_next(worker):
+            while (self._can_lead or await self._may_lead()) and await self._do_next(worker):
                 in_a_row += 1
                 if in_a_row == AT_ONCE:
                     in_a_row = 0
@@ -140,10 +140,15 @@ class Mapping(Team[U]):
         finally:
             worker.handle = None  # no cycle: it holds this task
 
+    @property
+    def _can_lead(self) -> bool:
+        """Whether nobody else does, and one more item is wanted."""
+        return self._leader is None and self.is_wanted
+
     async def _may_lead(self) -> bool:
-        """Wait until nobody else does and one more item is wanted; whether there may be one."""
+        """Wait until it can; whether there may be one more item."""
         while not self._is_exhausted:
-            if self._leader is None and self.is_wanted:
+            if self._can_lead:
                 return True
             turn = self._event()
             self._idle.append(turn)
@@ -166,7 +171,8 @@ class Mapping(Team[U]):
         number = self._taken
         self._taken += 1
         self._busy[number] = worker
-        self._let_another_lead()
+        if self._idle or self._size < self._limit:
+            self._let_another_lead()
         try:
             value = await isolated(self._fn, item)
         except BaseException as raised:  # noqa: ASYNC103  raised unless it is a failure
@@ -216,9 +222,14 @@ class Mapping(Team[U]):
         if not self._ordered:
             self.put(value)
             return
-        self._held[number] = value
-        while self._next in self._held:
-            self.put(self._held.pop(self._next))
+        held = self._held
+        if number != self._next:
+            held[number] = value
+            return
+        self.put(value)
+        self._next += 1
+        while held and self._next in held:
+            self.put(held.pop(self._next))
             self._next += 1
 
     def _stop(self) -> None:
