@@ -21,6 +21,9 @@ from anyscope._features.polling.course import Course
 from anyscope._features.polling.flight import Flight, Run
 from polls import Refused, Source, app, collect, logged, settle
 
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
+
 pytestmark = pytest.mark.virtual_time
 
 
@@ -255,6 +258,15 @@ async def test_an_error_without_a_text() -> None:
             "INFO poll health of app: recovered, after 1 failure",
         ]
         assert poll.status().success_count == 1
+
+
+async def test_a_poll_that_ends_for_a_mistake_has_not_given_up() -> None:
+    """L5: only failures in a row are given up after."""
+    with logged() as lines, pytest.raises(ExceptionGroup):
+        async with scope(name="app") as s:
+            s.poll(Source(), {}.__getitem__, interval=1)
+            await anyio.sleep(1)
+    assert lines == []
 
 
 # ------------------------------------------------------------------ times (L18)
