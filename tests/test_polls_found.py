@@ -264,7 +264,7 @@ async def test_a_poll_that_ends_for_a_mistake_has_not_given_up() -> None:
     """L5: only failures in a row are given up after."""
     with logged() as lines, pytest.raises(ExceptionGroup):
         async with scope(name="app") as s:
-            s.poll(Source(), {}.__getitem__, interval=1)
+            s.poll(Source(), [].__getitem__, interval=1)
             await anyio.sleep(1)
     assert lines == []
 
