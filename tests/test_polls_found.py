@@ -9,16 +9,20 @@ import asyncio
 import sys
 import threading
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
 import pytest
 from anyio import to_thread
 
-from anyscope import Poll, PollFailed, current_scope, scope
+from anyscope import Poll, PollFailed, PollStopped, current_scope, scope
 from anyscope._features.polling.course import Course
 from anyscope._features.polling.flight import Flight, Run
 from polls import Refused, Source, app, collect, logged, settle
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
 
 pytestmark = pytest.mark.virtual_time
 
@@ -45,6 +49,7 @@ def test_the_end_of_the_loop_ends_a_poll_whose_scope_was_never_left(moment: str)
     thread.join(5)
     assert not thread.is_alive(), "it goes on"
     assert not polls[0].status().running
+    assert polls[0]._course.run.reason == "its scope was never left, and the event loop ends"
 
 
 @pytest.mark.asyncio_only
@@ -79,6 +84,95 @@ async def test_a_fetch_that_answers_a_native_cancellation(answer: str) -> None:
         await anyio.sleep(1.5)
         assert len(values) == (1 if answer == "an error" else 2)
         assert not any(counts)
+
+
+@pytest.mark.asyncio_only
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="such cancellations are not counted there")
+async def test_an_on_value_that_ignores_a_native_cancellation() -> None:
+    """L5: it disturbs no later fetch."""
+    counts: list[int] = []
+
+    async def fetch() -> None:
+        task: Any = asyncio.current_task()
+        counts.append(task.cancelling())
+
+    async def on_value(_: None) -> None:
+        if len(counts) == 1:
+            with suppress(asyncio.CancelledError):
+                await anyio.sleep_forever()
+
+    async with app() as s:
+        poll = s.poll(fetch, on_value, interval=1)
+        await settle()
+        native: Any = poll._pilot.native
+        native.cancel()
+        await anyio.sleep(1.5)
+        assert counts == [0, 0]
+
+
+# ------------------------------------------------------------------ who waits (L4, L6)
+@pytest.mark.parametrize("call", ["trigger", "next", "wait_done", "async for"])
+async def test_who_is_cancelled_along_with_the_poll_hears_nothing_else(call: str) -> None:
+    """L6: that the poll was stopped besides is no error of theirs, and no end of a loop."""
+    told: list[object] = []
+
+    async def wait(poll: Poll[Any]) -> None:
+        try:
+            if call == "async for":
+                await collect(poll, [])
+            else:
+                await getattr(poll, call)()
+            told.append("went on")
+        except PollStopped as error:
+            told.append(error)
+
+    async with scope(name="app") as s:
+        poll = s.poll(Source("hang"), interval=1)
+        s.start_soon(wait, poll)
+        await settle()
+        poll.stop()
+        s.cancel()
+    assert told == []
+
+
+async def test_a_trigger_goes_on_for_the_others_when_one_is_cancelled() -> None:
+    """L4: those who share a fetch are not bound to one another."""
+    async with app() as s:
+        poll = s.poll(Source(1), interval=10)
+        await settle()
+        first, second = s.task(poll.trigger), s.task(poll.trigger)
+        await settle()
+        first.cancel()
+        with anyio.fail_after(5):
+            assert await second.unwrap() == 2
+
+
+async def test_a_stop_refuses_a_trigger_at_once_though_the_fetch_takes_its_time() -> None:
+    """L4: whoever waits is not kept until a fetch has left that cannot be cut."""
+    async with app() as s:
+        poll = s.poll(Source("stubborn"), interval=10, immediate=False)
+        asking = s.task(poll.trigger)
+        await settle()
+        assert poll.status().in_flight
+        poll.stop()
+        with anyio.fail_after(0.5):
+            error, _ = await asking
+        assert isinstance(error, PollStopped)
+        assert poll.status().in_flight
+
+
+async def test_aclose_waits_for_nothing_of_a_later_run() -> None:
+    """L4: only for what was under way when it was called."""
+    async with app() as s:
+        poll = s.poll(Source("stubborn", "hang"), interval=10)
+        await settle()
+        closing = s.task(poll.aclose)
+        await settle()
+        poll.start()
+        with anyio.fail_after(1.5):
+            await closing
+        await settle()
+        assert (poll.status().state, poll.status().poll_count) == ("polling", 2)
 
 
 # ------------------------------------------------------------------ looking at it (L3)
@@ -164,6 +258,15 @@ async def test_an_error_without_a_text() -> None:
             "INFO poll health of app: recovered, after 1 failure",
         ]
         assert poll.status().success_count == 1
+
+
+async def test_a_poll_that_ends_for_a_mistake_has_not_given_up() -> None:
+    """L5: only failures in a row are given up after."""
+    with logged() as lines, pytest.raises(ExceptionGroup):
+        async with scope(name="app") as s:
+            s.poll(Source(), [].__getitem__, interval=1)
+            await anyio.sleep(1)
+    assert lines == []
 
 
 # ------------------------------------------------------------------ times (L18)

@@ -132,7 +132,7 @@ class Course(Generic[T]):
         if self._ask is not None:
             self._ask.is_refused = True
             self._ask = None
-        if flight is not None and flight.run is run and flight.outcome is None:
+        if flight is not None and flight.outcome is None:  # one of an earlier run is cut already
             flight.scope.cancel()
             if flight.ask is not None:
                 flight.ask.is_refused = True
