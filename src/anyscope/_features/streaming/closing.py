@@ -108,6 +108,13 @@ class Held(ABC):
         "why",
     )
 
+    holds_scope: bool
+    is_block: bool
+    is_guarded: bool
+    is_inside: bool
+    is_left: bool
+    is_stepping: bool
+
     def __init__(self, owner: Owner, recipe: Recipe) -> None:
         self.owner: Owner = owner
         self.recipe: Recipe = recipe
@@ -389,6 +396,7 @@ class Held(ABC):
             self._closed.set()
 
     def closed_error(self, problem: str) -> StreamClosed:
+        """The error for who reads on."""
         return StreamClosed(stream=self.full_label, problem=problem)
 
 
