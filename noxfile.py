@@ -30,6 +30,10 @@ PYTHONS = nox.project.python_versions(PROJECT)
 SIMULATIONS = ["tests/test_machine_scopes.py", "tests/test_machine_services.py", "tests/test_seeded_faults.py"]
 SIMULATIONS += ["tests/test_simulated.py", "tests/test_poll_simulated.py", "tests/test_pool_simulated.py"]
 SIMULATIONS += ["tests/test_stream_simulated.py", "tests/test_stream_operators_simulated.py"]
+SIMULATIONS += ["tests/test_random_trees.py", "tests/test_polls_random.py"]
+# Sweeps, and whole programs: on the lowest and the highest Python. What depends on the version is elsewhere, too.
+SWEEPS = ["tests/test_pool_closing.py", "tests/test_lifetimes_natively.py", "tests/test_services_races.py"]
+SWEEPS += ["tests/test_testing_plugin.py", "tests/test_testing_simulation.py"]
 PYTEST = ("pytest", "-n", "logical")  # a worker for each core
 # What ruff does not have. Not 910 and 911 (a checkpoint on every path): they look at each private helper by itself, and
 # an await of what has ended already is no checkpoint on purpose.
@@ -125,7 +129,7 @@ def minimums(session: nox.Session) -> None:
     pins = [line for line in frozen if line.partition("==")[0] in {"anyio", "exceptiongroup", "trio"}]
     session.log(f"lowest: {', '.join(pins)}")
     _install(session, "test", args=(*pins,))
-    session.run(*PYTEST, *(f"--ignore={name}" for name in SIMULATIONS), *session.posargs)
+    session.run(*PYTEST, *(f"--ignore={name}" for name in SIMULATIONS + SWEEPS), *session.posargs)
 
 
 @nox.session(python=PYTHONS)
@@ -135,7 +139,7 @@ def tests(session: nox.Session) -> None:
     left_out = [f"--ignore={name}" for name in SIMULATIONS]
     session.env.update(_with_postgres())
     if session.python not in {LOWEST, HIGHEST}:  # these two run every line that depends on the version
-        session.run(*PYTEST, *left_out, *session.posargs)
+        session.run(*PYTEST, *left_out, *(f"--ignore={name}" for name in SWEEPS), *session.posargs)
         return
     if not session.posargs:  # apart, for measuring them takes minutes
         session.run(*PYTEST, *SIMULATIONS)
