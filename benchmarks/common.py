@@ -373,18 +373,21 @@ class Area:
         """Print each table as it is measured; True if all went well."""
         went_well = True
         for maker in self.makers:
-            async with AsyncExitStack() as stack:
-                here = Here(backend, effort, stack)
-                try:
-                    table = await maker(here)
-                    if table is None or (only and table.title not in only) or (table.is_once and not is_first):
-                        continue
-                    await table.measure(here)
-                    print(Measured.of(self.name, here, table).write(), flush=True)
-                except Exception:
-                    went_well = False
-                    traceback.print_exc()
+            try:
+                await self._measure(maker, backend, effort, only, is_first=is_first)
+            except Exception:
+                went_well = False
+                traceback.print_exc()
         return went_well
+
+    async def _measure(self, maker: Maker, backend: str, effort: Effort, only: set[str], *, is_first: bool) -> None:
+        async with AsyncExitStack() as stack:
+            here = Here(backend, effort, stack)
+            table = await maker(here)
+            if table is None or (only and table.title not in only) or (table.is_once and not is_first):
+                return
+            await table.measure(here)
+            print(Measured.of(self.name, here, table).write(), flush=True)
 
 
 def run_on(backend: str, main: Callable[[], Awaitable[Any]]) -> Any:

@@ -1,6 +1,7 @@
 """What services cost: to look one up, and to open a scope for a request.
 
-Run it with `nox -s benchmarks`, or `python benchmarks/services.py [--quick]`. How it is measured is told in `common.py`.
+Run it with `nox -s benchmarks`, or `python benchmarks/services.py [--quick]`. How it is measured is told in
+`common.py`.
 
 The first eight uses of a service go a longer way, on which it is noted who holds it, so everything is warmed up.
 The containers are measured on asyncio, for which they are made.
@@ -423,7 +424,9 @@ def resolving(n: int, *, is_close: bool) -> Case:
 
 async def growth(here: Here) -> Table:
     """To make them, and to close them."""
-    cases = [resolving(n, is_close=is_close) for is_close in (False, True) for n in (1, 10, 100, 1_000)]
+    cases = [
+        resolving(n, is_close=is_close) for is_close in (False, True) for n in here.effort.sizes(1, 10, 100, 1_000)
+    ]
     targets = [Target("7", kind, 1.5, kind="flat") for kind in ("make", "close")]
     return Table("more and more services in one scope, per service", cases, targets, is_ratio=False)
 
