@@ -1,15 +1,16 @@
 """What the benchmarks share: candidates that take turns, tables of what they cost, targets, and the command line.
 
-A module of an area (`core.py`, `pools.py` and so on) gives functions that make tables. A *table* has *cases* that do the
-same in different ways, and *targets*, which are data: a case, what it is compared with, a bound, and the reason if the
-bound cannot be kept. In a *round* each case is measured once, so that a machine that gets slower gets slower for all of
-them. How often a case repeats its work within a round is found out first, so that each takes about as long as any other.
+A module of an area (`core.py`, `pools.py` and so on) gives functions that make tables. A *table* has *cases* that do
+the same in different ways, and *targets*, which are data: a case, what it is compared with, a bound, and the reason if
+the bound cannot be kept. In a *round* each case is measured once, so that a machine that gets slower gets slower for
+all of them. How often a case repeats its work within a round is found out first, so that each takes about as long as
+any other.
 
-Figures are compared within a round only: the ratio of two cases is the median of the ratios of the rounds. Ratios can be
-compared between machines, microseconds cannot.
+Figures are compared within a round only: the ratio of two cases is the median of the ratios of the rounds. Ratios can
+be compared between machines, microseconds cannot.
 
-A round measures CPU time (`time.process_time`) and wall time. What is measured by a case itself, such as memory, is what
-its work returns.
+A round measures CPU time (`time.process_time`) and wall time. What is measured by a case itself, such as memory, is
+what its work returns.
 """
 
 from __future__ import annotations
@@ -286,6 +287,7 @@ class Table:
     async def measure(self, here: Here) -> None:
         """Take turns, there and back, as long as there is time."""
         cases = [case for case in self.cases if not case.absent(here.backend)]
+        self.figures = {case.name: [] for case in cases}  # in their order, whoever comes first
         if self.is_once:
             for case in cases:
                 self._note(case, await case.measure(case.least))
@@ -309,7 +311,7 @@ class Table:
         value: float = getattr(cost, self.shows)
         if self.shows != "figure":
             value *= self.SCALES.get(self.unit, 1)
-        self.figures.setdefault(case.name, []).append(value)
+        self.figures[case.name].append(value)
 
 
 @dataclass
@@ -330,14 +332,14 @@ class Measured:
     targets: list[Target]
     is_ratio: bool = True
     is_once: bool = False
-    peak: float = 0.0
 
     @classmethod
     def of(cls, area: str, here: Here, table: Table) -> Measured:
         """Take what is worth keeping."""
         return cls(
             area, here.backend, table.title, table.unit, [case.name for case in table.cases], table.figures,
-            {case.name: case.absent(here.backend) for case in table.cases}, table.targets, table.is_ratio, table.is_once,
+            {case.name: case.absent(here.backend) for case in table.cases}, table.targets, table.is_ratio,
+            table.is_once,
         )  # fmt: skip
 
     @classmethod
@@ -375,7 +377,7 @@ class Area:
         for maker in self.makers:
             try:
                 await self._measure(maker, backend, effort, only, is_first=is_first)
-            except Exception:
+            except Exception:  # noqa: PERF203  the others are measured still
                 went_well = False
                 traceback.print_exc()
         return went_well
@@ -390,6 +392,16 @@ class Area:
             print(Measured.of(self.name, here, table).write(), flush=True)
 
 
+def leave_imports_alone() -> None:
+    """Keep the collector away from what the imports have made.
+
+    A walk through all of that would empty the caches of the processor before each measurement, which costs most where
+    most code is run.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def run_on(backend: str, main: Callable[[], Awaitable[Any]]) -> Any:
     """Run it; uvloop is a backend here."""
     options = {"use_uvloop": True} if backend == "uvloop" else {}
@@ -402,7 +414,7 @@ def available() -> list[str]:
 
 
 def main_of(area: Area) -> None:
-    """What a module of an area does when it is run: measure it, and print the tables or, for `run.py`, their figures."""
+    """What the module of an area does: measure it, and print its tables or, for `run.py`, their figures."""
     parser = argparse.ArgumentParser(description=area.about)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller sizes")
     parser.add_argument("--only", action="append", default=[], help="the title of a table")
@@ -412,8 +424,7 @@ def main_of(area: Area) -> None:
     if not options.child:
         run = importlib.import_module("run")
         sys.exit(run.main_of_areas([area.name], only=options.only, is_quick=options.quick))
-    gc.collect()
-    gc.freeze()  # what the imports have made does not make each collection longer
+    leave_imports_alone()
     effort = QUICK if options.quick else FULL
     work = partial(area.measure, options.child, effort, set(options.only), is_first=not options.later)
     sys.exit(not run_on(options.child, work))

@@ -74,12 +74,12 @@ async def isolation_of(n: int) -> None:
 
 
 async def amap_of(n: int) -> None:
-    """AnyIO's."""
+    """That of AnyIO."""
     await anyio.amap(trivial, range(n))
 
 
 async def aiometer_of(n: int) -> None:
-    """aiometer's."""
+    """That of aiometer."""
     await aiometer.run_all([functools.partial(trivial, x) for x in range(n)], max_at_once=10)
 
 

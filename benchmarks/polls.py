@@ -1,7 +1,7 @@
 """What polls cost: a cycle, one that is asked for, and ten thousand polls of one scope.
 
-Run it with `nox -s benchmarks`, or `python benchmarks/polls.py [--quick]`. How it is measured is told in `common.py`. No
-library for Python that polls on AnyIO was found, so the peers are what one writes by hand: a task with a loop and a
+Run it with `nox -s benchmarks`, or `python benchmarks/polls.py [--quick]`. How it is measured is told in `common.py`.
+No library for Python that polls on AnyIO was found, so the peers are what one writes by hand: a task with a loop and a
 sleep, of AnyIO, of asyncio and of Trio.
 """
 

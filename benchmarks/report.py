@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING
 from common import BACKENDS, PEERS, paired, versions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from common import Measured, Target
 
 TITLES = {"asyncio": "asyncio", "uvloop": "uvloop", "trio": "Trio"}
@@ -22,21 +23,24 @@ NEAR = 0.1
 """A part of the bound: a figure that is not further from it is measured again."""
 
 INTRO = """\
-This page is written by `nox -s benchmarks -- --write docs/benchmarks.md`; nothing below these paragraphs is typed by hand.
+This page is written by `nox -s benchmarks -- --write docs/benchmarks.md`; nothing below these paragraphs is typed by
+hand.
 
-Read the ratios: microseconds are those of one machine, ratios carry over to others. `1.77 us (1.75 .. 1.82) 16.1x` is the
-median of all rounds, the tenth and the ninetieth percentile, and how many times as much it is as the first row. Figures are
-CPU time, unless a title says wall time, or another unit is given. On one event loop nothing else runs meanwhile, so wall time
-is the same on a machine that has nothing else to do.
+Read the ratios: microseconds are those of one machine, ratios carry over to others. `1.77 us (1.75 .. 1.82) 16.1x` is
+the median of all rounds, the tenth and the ninetieth percentile, and how many times as much it is as the first row.
+Figures are CPU time, unless a title says wall time, or another unit is given. All of it runs on one event loop, so wall
+time is the same on a machine that has nothing else to do.
 
 How a second run comes to the same verdicts, also where a figure is near its bound and the machine is shared:
 
-- The cases of a table take turns, there and back, in many short rounds. Figures are compared within a round only, so what
-  slows the machine down slows both of them; a ratio is the median of the ratios of the rounds.
+- The cases of a table take turns, there and back, in many short rounds. Figures are compared within a round only, so
+  what slows the machine down slows both of them; a ratio is the median of the ratios of the rounds.
 - Each area is measured on each backend by several processes, one after the other and minutes apart, for the layout of
   memory moves a figure by some percent from process to process. A ratio is the median of the ratios of the processes.
-- Where that is within 10 % of a bound the table is measured by four more processes. `(1.18 .. 1.23)` beside a verdict are
-  the lowest and the highest of the processes.
+- Where that is within 10 % of a bound the table is measured by four more processes. `(1.18 .. 1.23)` beside a verdict
+  are the lowest and the highest of the processes.
+- A process that measures asyncio or uvloop does not load Trio, with which both AnyIO and anyscope are slower there, since
+  they have to ask which of the two it is.
 - What can be counted (memory blocks, uses for each task) is counted, once.
 
 The targets are those of the project's issues 2 (core), 3 (services), 5 (pools), 6 (streams) and 7 (growth, and stretch

@@ -15,7 +15,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +23,8 @@ import report
 from common import PEERS, Measured, available, versions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from common import Area
 
 NAMES = ("core", "services", "pools", "polls", "streams")
@@ -110,7 +111,11 @@ def measure_and_tell(
         return 1
     if write is not None:
         processes = f"{tries} processes" if tries > 1 else "one process"
-        how = f"By {processes} for each area and backend, in {took / 60:.0f} minutes" + ", with `--quick`" * is_quick + "."
+        how = (
+            f"By {processes} for each area and backend, in {took / 60:.0f} minutes"
+            + ", with `--quick`" * is_quick
+            + "."
+        )
         write.write_text(report.page({name: area_of(name).about for name in areas}, tables, how=how), encoding="utf-8")
     return 0
 
