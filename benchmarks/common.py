@@ -91,7 +91,7 @@ class Effort:
         return sizes[:-1] if self.is_quick else sizes
 
 
-FULL = Effort(0.01, 1.5, 5, 50)
+FULL = Effort(0.01, 1.5, 3, 50)
 QUICK = Effort(0.002, 0.3, 3, 9, is_quick=True)
 
 
@@ -282,6 +282,11 @@ class Table:
     is_once: bool = False
     figures: dict[str, list[float]] = field(default_factory=dict)
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether one process is enough, unless a figure is near its bound: large sizes take their time."""
+        return any(target.kind == "flat" for target in self.targets)
+
     SCALES: ClassVar[dict[str, float]] = {"ms": 1e-3}
 
     async def measure(self, here: Here) -> None:
@@ -386,7 +391,9 @@ class Area:
         async with AsyncExitStack() as stack:
             here = Here(backend, effort, stack)
             table = await maker(here)
-            if table is None or (only and table.title not in only) or (table.is_once and not is_first):
+            if table is None or (only and table.title not in only):
+                return
+            if not is_first and (table.is_once or (table.is_slow and not only)):
                 return
             await table.measure(here)
             print(Measured.of(self.name, here, table).write(), flush=True)

@@ -103,7 +103,7 @@ async def many_jobs(here: Here) -> Table:
         Case.each(OURS, times(n, parallel_of), per=n),
         Case.each("anyio.amap, no limit", times(few, amap_of), per=few),
         Case.each("aiometer.run_all, max_at_once=10", times(few, aiometer_of), per=few, is_here=bool(aiometer)),
-        Case.each("asyncio.gather of all", times(n, gather_of), per=n, needs="asyncio"),
+        Case.each("asyncio.gather of all", times(few, gather_of), per=few, needs="asyncio"),
     ]
     targets = [
         Target("2", OURS, 10, LOOP, reason=ISOLATED),

@@ -129,7 +129,7 @@ def judge(backend: str) -> int:
 
 
 def main() -> int:
-    """The command line. Each backend has a process of its own, for AnyIO and anyscope are slower where Trio is loaded."""
+    """The command line. Each backend has a process of its own: where Trio is loaded, asyncio is slower."""
     parser = argparse.ArgumentParser(description="Hold ratios to bounds.")
     parser.add_argument("--keep", action="store_true", help="measure, and keep what is measured")
     parser.add_argument("--backend", choices=BACKENDS, help="only this one")
