@@ -29,6 +29,7 @@ PYTHONS = nox.project.python_versions(PROJECT)
 # Run the library many thousand times, and reach no line of it that the other tests do not.
 SIMULATIONS = ["tests/test_machine_scopes.py", "tests/test_machine_services.py", "tests/test_seeded_faults.py"]
 SIMULATIONS += ["tests/test_simulated.py", "tests/test_poll_simulated.py", "tests/test_pool_simulated.py"]
+SIMULATIONS += ["tests/test_stream_simulated.py", "tests/test_stream_operators_simulated.py"]
 PYTEST = ("pytest", "-n", "logical")  # a worker for each core
 # What ruff does not have. Not 910 and 911 (a checkpoint on every path): they look at each private helper by itself, and
 # an await of what has ended already is no checkpoint on purpose.

@@ -39,7 +39,7 @@ nitpick_ignore_regex = [
         "py:(class|obj)",
         r"(anyscope\._\w+\..*|Result|Jobs|Owner|Checked|Ambient|Outcome|(Task|Cancel|Disposal)Kind|Every|Missed|Poll(Moment|State))",
     ),
-    ("py:(class|obj)", r"(Scenario|Schedule|Stock|Pool(Moment|Options))"),
+    ("py:(class|obj)", r"(Scenario|Schedule|Stock|Pool(Moment|Options)|Reading|Overflow|Errors|Halt)"),
     ("py:(class|obj)", r"(_?Async\w+|Abstract\w+|_GeneratorContextManager|Task(Group|Info|Status))"),
-    ("py:(class|obj)", r"~?(.*\.)?_?([A-Z]|[A-Z][A-Za-z]*T|T_\w+|P|PosArgs\w*)(_co|_contra)?"),  # type variables
+    ("py:(class|obj)", r"~?(.*\.)?_?([A-Z]|Ts|[A-Z][A-Za-z]*T|T_\w+|P|PosArgs\w*)(_co|_contra)?"),  # type variables
 ]

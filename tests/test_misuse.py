@@ -15,6 +15,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -43,6 +44,8 @@ from anyscope import (
     ServiceExists,
     ServiceNotFound,
     ServiceNotReady,
+    StreamClosed,
+    StreamTimeout,
     Task,
     TaskCancelled,
     TaskNotDone,
@@ -648,6 +651,8 @@ SAMPLES: list[AnyscopeError] = [
     PoolMisuse(pool="db of app", problem="it was left", remedy="Enter it."),
     PollFailed(poll="health of app", failures=3, problem="OSError: no"),
     PollStopped(poll="health of app", action="next()", reason="stop() was called"),
+    StreamClosed(stream="lines (#3) of app", problem="it was closed"),
+    StreamTimeout(stream="lines (#3) of app", limit=2.0, per_item=True),
 ]
 
 
@@ -691,6 +696,14 @@ def test_the_tree_in_the_docstring() -> None:
     assert errors.__doc__ is not None
     shown = [line for line in errors.__doc__.splitlines() if line.startswith("    ")]
     assert shown == drawn(AnyscopeError)
+
+
+def test_the_tree_in_the_docs() -> None:
+    """E: docs/errors.md shows the same tree, with what each error is for."""
+    text = Path(__file__).parent.parent.joinpath("docs", "errors.md").read_text(encoding="utf-8")
+    lines = text.partition("```text\nAnyscopeError\n")[2].partition("```")[0].splitlines()
+    shown = [re.sub(r"(?<=\S)  +.*", "", line) for line in lines]
+    assert shown == [line.removeprefix("    ") for line in drawn(AnyscopeError)[1:]]
 
 
 def test_every_error_is_public() -> None:

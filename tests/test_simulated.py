@@ -24,6 +24,8 @@ SOAK = int(os.environ.get("ANYSCOPE_SOAK", "1"))
 NEVER_NATIVELY_ON_3_10 = RARER | {
     "a_race",
     "a_scope_that_cancels_itself",
+    "batches_by_time_and_a_reader_that_is_cut",
+    "debounced_and_throttled",
     "leaving_as_completed_early",
     "parallel_jobs_that_fail",
 }

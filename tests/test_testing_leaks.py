@@ -553,6 +553,100 @@ async def test_a_pool_of_the_block_that_is_closed_is_no_leak():
                 pass
 
 
+async def numbers():
+    """A source."""
+    while True:
+        await checkpoint()
+        yield 1
+
+
+async def test_a_stream_of_an_outer_scope_that_is_left_open_is_told():
+    """X: be it read or not, without the tasks that belong to it; one that was there before is not."""
+    async with scope(name="app") as s:
+        before = s.stream(numbers(), own_task=True)
+        with pytest.raises(Leaked) as caught:
+            async with no_leaks():
+                await anext(before)
+                new, places = s.stream([1]), [here()]
+                read, places = s.stream(numbers(), buffer=3).map(str, concurrency=3), [*places, here()]
+                await anext(read)
+        assert caught.value.leaks == (
+            Leak("stream", "list (#1)", "app", places[0]),
+            Leak("stream", "numbers.map (#2)", "app", places[1]),
+        )
+        assert str(caught.value) == (
+            "2 things were left behind:\n"
+            f"  stream list (#1) of app, opened at {places[0]}\n"
+            f"  stream numbers.map (#2) of app, opened at {places[1]}\n"
+            "Right: async with s.stream(...) as items: ...   which closes it, or read it to its end"
+        )
+        await new.aclose()
+
+
+async def test_a_stream_that_is_closed_is_no_leak():
+    """X: at once, by its end, or soon after its loop was left."""
+    async with scope(name="app") as s, no_leaks():
+        for options in ({}, {"own_task": True}):
+            async with s.stream(numbers(), **options) as items:
+                await anext(items)
+            async for _ in s.stream(numbers(), **options):
+                break
+            assert await s.stream([1], **options).collect() == [1]
+            s.stream(numbers(), **options)
+
+
+@pytest.mark.virtual_time
+async def test_a_stream_whose_closing_hangs_is_told():
+    """X: once, in a scope of the block or around it, and as long as it hangs."""
+
+    async def slow():
+        try:
+            yield 1
+        finally:
+            await anyio.sleep(5)
+
+    async with scope(name="app") as s:
+        with pytest.raises(Leaked) as caught:
+            async with no_leaks():
+                await anext(s.stream(slow()))
+        assert [str(leak).partition(",")[0] for leak in caught.value.leaks] == ["stream slow (#0) of app"]
+    async with anyio.create_task_group() as tg:
+        with pytest.raises(Leaked) as caught:
+            async with no_leaks():
+                tg.start_soon(_leave_a_stream, slow)
+        kinds = [leak.kind for leak in caught.value.leaks]
+        assert kinds.count("scope") == kinds.count("stream") == 1
+
+
+async def _leave_a_stream(source):
+    """Leave one to its scope."""
+    async with scope(name="inner") as s:
+        await anext(kept := s.stream(source()))
+        s.on_exit(id, kept)
+
+
+async def test_streams_that_are_forgotten_are_not_kept():
+    """X: what is written down of streams that are closed is thrown away."""
+    async with scope(name="app") as s, no_leaks():
+        for _ in range(1100):
+            s.stream([1])
+
+
+async def test_a_stream_of_an_outer_service_is_no_leak():
+    """X: a service is meant to stay, with all that it reads."""
+    kept = []
+
+    async def feed():
+        kept.append(current_scope().stream(numbers(), own_task=True))
+        await anext(kept[0])
+        return "feed"
+
+    async with scope(name="app").provide("feed", feed) as s:
+        async with no_leaks():
+            assert await s.use("feed") == "feed"
+        kept.clear()
+
+
 async def test_a_service_of_the_block_that_is_being_made_is_told_as_a_task():
     """X: what is still being opened in an outer scope is a task of that scope."""
 

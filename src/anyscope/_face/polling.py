@@ -52,8 +52,8 @@ class Polling(Providing):
         Args:
             fetch: An async function without arguments.
             on_value: Called with each value, before the next fetch; plain or async.
-            interval: Seconds or a `timedelta`; or a function of the `PollStatus`, asked anew after each fetch, that
-                gives one of these, or `None` to end the poll.
+            interval: Seconds, a microsecond at least, or a `timedelta`; or a function of the `PollStatus`, asked anew
+                after each fetch, that gives one of these, or `None` to end the poll.
             every: `"start"` (default): fetches begin on a grid of intervals, counted from the first one, which does not
                 drift. `"end"`: so long after the end of the last one.
             missed: What becomes of a tick that comes while a fetch is under way: `"skip"` (default) leaves it out,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from .._features.polling.pilot import Pilot, is_pilot
 from .._features.pooling.pool import is_pool
+from .._features.streaming.closing import Held
+from .._features.streaming.handoff import Handoff
 from .._features.task import Task
 from .._lifetime.opening import Opening, Wait
 from .._lifetime.owner import Owner
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from .._features.service import Service
     from .._features.tasks import Tasks
+    from .._lifetime.cleanup import CleanUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class ScopeStatistics:
     """Counts of one scope at one moment.
 
     Attributes:
-        running: Tasks and calls that have begun and not ended, daemons included, but not polls.
+        running: Tasks and calls that have begun and not ended, daemons included, but neither polls nor streams.
         queued: Tasks that wait for a slot.
         succeeded: Tasks that ended with a value.
         failed: Tasks that ended with an error.
@@ -55,7 +58,8 @@ def statistics_of(owner: Owner, tasks: Tasks | None) -> ScopeStatistics:
     """Count now."""
     queued = len(tasks.slots.queued) if tasks is not None and tasks.slots is not None else 0
     children = sum(1 for _ in owner.children)
-    not_running = queued + sum(isinstance(work, (Owner, Opening, Pilot, Wait)) for work in owner.works)
+    others = (Owner, Opening, Pilot, Wait, Held, Handoff)
+    not_running = queued + sum(isinstance(work, others) for work in owner.works)
     return ScopeStatistics(
         running=len(owner.works.live) + len(owner.works.daemons) - not_running,
         queued=queued,
@@ -102,7 +106,9 @@ def _lines(owner: Owner) -> Iterator[str]:
                 yield from (f"{indent}  entering {work.label}" for _ in range(work.kind == "entered"))
             elif is_pilot(work):
                 yield f"{indent}  {work.label} {work.course.status()}"
-            elif not isinstance(work, (Owner, Wait)):
+            elif isinstance(work, Held):
+                yield f"{indent}  stream {work.label} {work.state}"
+            elif not isinstance(work, (Owner, Wait, Handoff)):
                 yield f"{indent}  call {work.label}"
         yield from (f"{indent}  {line}" for line in (*_services(current), *_to_close(current)))
         stack.extend((depth + 1, child) for child in reversed(list(current.children)))
@@ -118,12 +124,17 @@ def _services(owner: Owner) -> Iterator[str]:
 def _to_close(owner: Owner) -> Iterator[str]:
     """What is being closed, and then what will be, in this order; services have a line of their own."""
     if owner.closing is not None and owner.closing.kind != "service":
-        yield f"{owner.closing.kind} {owner.closing} closing"
+        yield f"{_kind_of(owner.closing)}{owner.closing} closing"
     for step in reversed(owner.clean_ups):
         if is_pool(step.subject):
             yield f"pool {step}: {step.subject.stats}"
         elif step.kind != "service":
-            yield f"{step.kind} {step}"
+            yield f"{_kind_of(step)}{step}"
+
+
+def _kind_of(step: CleanUp) -> str:
+    """What kind of thing it closes, where that does not say so itself."""
+    return "" if step.kind == "stream" else f"{step.kind} "
 
 
 def _cancellation(owner: Owner) -> str:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator
 from contextvars import Context, copy_context
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -33,6 +33,7 @@ import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .._lifetime.ending import sort_out
+from .._lifetime.isolation import InContext
 from .._lifetime.place import Place, beneath, here, stand_in
 from .._lifetime.start import Start
 from .._vocabulary.errors import TaskCancelled
@@ -58,40 +59,6 @@ LONGEST = 0.005
 """How many seconds it does so at most."""
 WATCHED = 64
 """Up to which job the workers look for a cancellation after each one, even if it did not suspend."""
-
-
-class InContext(Generic[T]):
-    """The rest of a coroutine whose every step runs in `context`; the first one has been taken.
-
-    Args:
-        context: The context of the job.
-        coro: The coroutine, suspended.
-        yielded: What it yielded to the backend when it suspended.
-    """
-
-    __slots__ = ("_context", "_coro", "_yielded")
-
-    def __init__(self, context: Context, coro: Coroutine[Any, Any, T], yielded: object) -> None:
-        self._context = context
-        self._coro = coro
-        self._yielded = yielded
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        run, send, throw, yielded = self._context.run, self._coro.send, self._coro.throw, self._yielded
-        step: Callable[[Any], Any]
-        value: Any
-        while True:
-            try:
-                step, value = send, (yield yielded)
-            except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
-                step, value = throw, error
-            try:
-                yielded = run(step, value)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            finally:
-                del value  # an error that was thrown in would refer to this frame, and it to the error
 
 
 class Crew(Generic[T]):

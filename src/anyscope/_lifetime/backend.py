@@ -34,6 +34,11 @@ def running_task() -> object:
         return None
 
 
+def has_ended(task: object) -> bool:
+    """Whether a native task has ended; only asyncio lets others outlive it that way."""
+    return isinstance(task, asyncio.Task) and task.done()
+
+
 def running_loop() -> object:
     """An object that stands for the running event loop, or `None` outside of one."""
     trio: Any = sys.modules.get("trio")
@@ -131,6 +136,14 @@ def signals() -> tuple[Callable[[], Awaitable[None]], Callable[[Any], None]]:
     if trio is not None and trio.lowlevel.in_trio_run():
         return TrioSignal, TrioSignal.ring
     return asyncio.Future, ring
+
+
+def nursery_count() -> int:
+    """How many nurseries the running task of Trio has open; none on asyncio, which does not tell."""
+    trio: Any = sys.modules.get("trio")
+    if trio is None or not trio.lowlevel.in_trio_run():
+        return 0
+    return len(trio.lowlevel.current_task().child_nurseries)
 
 
 async def pass_on_cancellation() -> None:

@@ -22,7 +22,7 @@ import anyio
 from .._vocabulary.errors import ScopeClosed, ScopeMisuse, because
 from .._vocabulary.hooks import CancelKind, Cancelled, Hooks
 from .._vocabulary.options import name_of
-from .backend import running_loop
+from .backend import has_ended, running_loop
 from .hookset import HookSet
 from .place import HERE, Place, beneath, here, is_in_clean_up, is_inside, keeper_under, nearest_open, stand_in
 from .signal import CancelSignal, Listeners, wrong_thread
@@ -255,6 +255,11 @@ class Branch:
         if self.is_in_clean_up:
             return True
         return self.keeper is not None and self.keeper.native is not None and self.keeper.is_sheltered
+
+    @property
+    def is_forsaken(self) -> bool:
+        """Whether the task that entered it has ended without leaving it: nobody will ever close it."""
+        return self._place is not None and has_ended(self._place.native)
 
     @property
     def is_unborn(self) -> bool:

@@ -43,7 +43,7 @@ class CleanUp:
     subject: object = None
 
     def __str__(self) -> str:
-        label = f"service {self.label}" if self.kind == "service" else self.label
+        label = f"{self.kind} {self.label}" if self.kind in ("service", "stream") else self.label
         return f"{label} (#{self.index})"
 
 

@@ -160,9 +160,8 @@ class Owner(Branch):
 
     def next_index(self) -> int:
         """The number of the next task or clean-up, in order of creation."""
-        index = self._created
-        self._created = index + 1
-        return index
+        self._created += 1
+        return self._created - 1
 
     def spawn(
         self, coro: Coroutine[Any, Any, None], name: str, context: Context | None = None
@@ -177,9 +176,12 @@ class Owner(Branch):
         args: tuple[Any, ...] = (),
         kind: DisposalKind = "clean-up",
         subject: object = None,
+        *,
+        index: int | None = None,
     ) -> None:
-        """Register a clean-up step."""
-        self._clean_ups.append(CleanUp(self.next_index(), label, function, args, kind, subject))
+        """Register a clean-up step, with the number of what it closes if that has one."""
+        index = self.next_index() if index is None else index
+        self._clean_ups.append(CleanUp(index, label, function, args, kind, subject))
         if WATCHERS:
             tell("pushed", self, self._clean_ups[-1])
 

@@ -232,6 +232,7 @@ _AWAITED = {
     *(f"s.{call}" for call in ("run", "start", "use", "enter", "parallel", "parallel_aggregate", "race", "any")),
     *(f"pool.{call}" for call in ("acquire", "execute", "ready", "aclose")),
     *(f"poll.{call}" for call in ("trigger", "aclose", "next", "wait_done")),
+    *(f"stream.{call}" for call in ("__anext__", "aclose")),
 }
 
 

@@ -317,7 +317,10 @@ def because(reason: object) -> str:
     """The tail of a sentence that gives a reason: its text, or the type and text of an error."""
     if reason is None:
         return ""
-    text = str(reason).partition("\n")[0]
+    try:
+        text = str(reason).partition("\n")[0]
+    except Exception:
+        text = "its text cannot be shown"
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}..."
     return f" ({type(reason).__name__}: {text})" if isinstance(reason, BaseException) else f" ({text})"

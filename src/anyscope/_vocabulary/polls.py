@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FunctionType
@@ -30,6 +31,8 @@ Missed: TypeAlias = Literal["skip", "run"]
 OnError: TypeAlias = Literal["continue", "stop", "raise"]
 
 ON_ERROR: tuple[OnError, ...] = ("continue", "stop", "raise")
+SHORTEST = 1e-6
+"""The shortest interval in seconds: what a `timedelta` can tell, and a clock hardly can."""
 _ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 LONGEST_BACKOFF = 10
 """The longest pause after failures, in intervals, where `max_backoff` does not say."""
@@ -232,8 +235,9 @@ def _interval(option: str, value: object) -> float:
             f"{option} must be a number of seconds, a timedelta or a function of the status, "
             f"got {value!r} ({type(value).__name__})"
         )
-    if not 0 < value < math.inf:
-        raise ValueError(f"{option} must be > 0 seconds, and finite, got {value!r}")
+    if not SHORTEST <= value <= sys.float_info.max:
+        least = "a microsecond or more" if 0 < value < 1 else "> 0 seconds, and finite"
+        raise ValueError(f"{option} must be {least}, got {value!r}")
     return float(value)
 
 

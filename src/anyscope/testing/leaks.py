@@ -24,6 +24,8 @@ from .._features.polling.pilot import is_pilot
 from .._features.pooling.numbers import line_of
 from .._features.pooling.pool import is_pool, stock_of, task_names
 from .._features.service import Service
+from .._features.streaming.closing import Held
+from .._features.streaming.handoff import Handoff
 from .._features.task import Task
 from .._lifetime.backend import running_loop
 from .._lifetime.cleanup import CleanUp
@@ -41,7 +43,9 @@ if TYPE_CHECKING:
     from .._lifetime.branch import Branch
     from ._spawns import Spawn
 
-Kind: TypeAlias = Literal["scope", "service", "context manager", "pool", "poll", "clean-up", "task", "resource"]
+Kind: TypeAlias = Literal[
+    "scope", "service", "context manager", "pool", "poll", "clean-up", "task", "resource", "stream"
+]
 
 TURNS = 50
 """How many turns of the event loop something has to end by itself: a cancelled task needs a few."""
@@ -50,7 +54,7 @@ UNTOLD = (None, None, "")
 _KINDS: dict[str, Kind] = {"service": "service", "entered": "context manager", "pool": "pool"}
 _MADE: dict[Kind, str] = {
     "scope": "entered", "service": "made", "context manager": "entered", "pool": "opened", "poll": "started",
-    "clean-up": "registered", "task": "started", "resource": "acquired",
+    "clean-up": "registered", "task": "started", "resource": "acquired", "stream": "opened",
 }  # fmt: skip
 _REMEDIES: dict[Kind, str] = {
     "scope": "Right: async with scope(...) as s: ... in the task that runs the block, left before the check ends",
@@ -59,6 +63,7 @@ _REMEDIES: dict[Kind, str] = {
     "pool": "Right: make what is needed for the block in a scope of the block",
     "poll": "Right: start it in a scope of the block, or poll.stop() it before the check ends",
     "resource": "Right: async with pool.acquire() as it: ...   which gives it back",
+    "stream": "Right: async with s.stream(...) as items: ...   which closes it, or read it to its end",
 }
 
 
@@ -70,7 +75,8 @@ class Leak:
     """One thing that was left behind.
 
     Attributes:
-        kind: `scope`, `service`, `context manager`, `pool`, `poll`, `clean-up`, `task`, or `resource` of a pool.
+        kind: `scope`, `service`, `context manager`, `pool`, `poll`, `clean-up`, `task`, `stream`, or `resource` of a
+            pool.
         name: What it is called.
         path: The path of the scope that it is or belongs to; empty for a task of no scope.
         place: Where it was made, such as `app.py:12 in main`; empty where that is not known.
@@ -112,7 +118,7 @@ class Leaked(AssertionError):
 
 @asynccontextmanager
 async def no_leaks() -> AsyncGenerator[None, None]:
-    """Fail if the block leaves a task, an open scope, something opened in a scope or a resource of a pool behind.
+    """Fail if the block leaves a task, an open scope, something opened in a scope, a resource or a stream behind.
 
     What was there before does not count, nor do the services of scopes that were: these are made on first use, and
     meant to stay. Anything else that the block adds to an outer scope counts: a context manager entered there, a
@@ -199,7 +205,7 @@ class Recorder:
         is_by_outer_service = self._is_by_outer_service(service_owner())
         if what == "entered" and not is_by_outer_service:
             self._scopes[branch] = place_of_caller()
-        elif what != "entered" and not (what in ("launching", "polling") and is_by_outer_service):
+        elif what != "entered" and not (what in ("launching", "polling", "streaming") and is_by_outer_service):
             self._things[id(subject)] = (branch, subject, place_of_caller())
         if len(self._scopes) + len(self._things) > self._limit:
             self._prune()
@@ -226,9 +232,10 @@ class Recorder:
         still_open = [branch for branch in self._scopes if branch.phase != "closed"]
         for branch in still_open:
             yield Leak("scope", branch.name, branch.path, self._scopes[branch])
-            yield from (self._leak_of(branch, step) for step in branch.clean_ups)
+            yield from (self._leak_of(branch, step) for step in branch.clean_ups if step.kind != "stream")
         yield from self._left_in_outer()
         yield from self._left_polls()
+        yield from self._left_streams()
         yield from self._left_resources()
         yield from self._left_tasks(still_open)
 
@@ -237,13 +244,19 @@ class Recorder:
         for branch, thing, _ in self._things.values():
             if branch in self._scopes or not isinstance(thing, CleanUp):
                 continue
-            if thing.kind != "service" and any(step is thing for step in branch.clean_ups):
+            if thing.kind not in ("service", "stream") and any(step is thing for step in branch.clean_ups):
                 yield self._leak_of(branch, thing)
 
     def _left_polls(self) -> Iterator[Leak]:
         for branch, thing, place in self._things.values():
             if is_pilot(thing) and thing.has_task and thing not in self._polling:
                 yield Leak("poll", thing.label.removeprefix("poll "), branch.path, place)
+
+    def _left_streams(self) -> Iterator[Leak]:
+        """What was made in the block and is not closed; its tasks are left out."""
+        for branch, thing, place in self._things.values():
+            if isinstance(thing, Held) and thing.state != "closed":
+                yield Leak("stream", thing.label, branch.path, place)
 
     def _left_resources(self) -> Iterator[Leak]:
         """What was acquired from a pool around the block, and not given back."""
@@ -275,6 +288,7 @@ class Recorder:
         known = self._known_tasks()
         own = {f"{what} of {branch.path}" for branch in still_open for what in ("timer", "closer")}
         own.update(name for _, pool in self._pools() for name in task_names(pool))
+        own.update(name for branch in self._all_scopes() for work in branch.works for name in _stream_tasks(work))
         for info, spawn in self._new_tasks():
             branch, label, place = known.get(info.id, (None, name_of_task(info), ""))
             if label and label not in own and not self._is_by_outer_service(spawn.service):
@@ -328,7 +342,16 @@ class Recorder:
 def _is_over(branch: Branch, thing: object) -> bool:
     if is_pilot(thing):
         return not thing.has_task
+    if isinstance(thing, Held):
+        return thing.state == "closed"
     return branch.phase == "closed" or (isinstance(thing, Task) and thing.done)
+
+
+def _stream_tasks(work: object) -> tuple[str, ...]:
+    """The names of the tasks of a stream."""
+    if isinstance(work, Held):
+        return (work.task_name,)
+    return (work.task_name, work.worker_name) if isinstance(work, Handoff) else ()
 
 
 def _opening_of(step: CleanUp) -> Opening[Any] | None:

@@ -128,10 +128,11 @@ class Course(Generic[T]):
         if run.state is not None:
             return
         run.state, run.reason, run.failure, run.failures = state, reason, failure, self.tally.streak
+        run.version = self.version
         if self._ask is not None:
             self._ask.is_refused = True
             self._ask = None
-        if flight is not None and flight.run is run and flight.outcome is None:
+        if flight is not None and flight.outcome is None:  # one of an earlier run is cut already
             flight.scope.cancel()
             if flight.ask is not None:
                 flight.ask.is_refused = True
@@ -231,7 +232,7 @@ class Course(Generic[T]):
         if verdict == "continue":
             return
         self.end("failed", failure=error, run=flight.run)
-        if verdict == "raise" and flight.run.failure is error:
+        if verdict == "raise" and flight.run.failure is error:  # else `on_error` itself has stopped it, and that counts
             raise self._failure_of(flight.run)
 
     def _plan(self, flight: Flight[T], error: Exception | None) -> None:
@@ -260,6 +261,10 @@ class Course(Generic[T]):
         self.notify()
 
     # ------------------------------------------------------------------ those who wait
+
+    def version_in(self, run: Run) -> int:
+        """The newest value that came before the end of `run`."""
+        return self.version if run.state is None else run.version
 
     def notify(self) -> None:
         """Something has happened."""
@@ -306,10 +311,11 @@ class Course(Generic[T]):
 
     @property
     def state(self) -> PollState:
-        """The word for what it does."""
-        if self.run.state is not None:
-            return self.run.state
-        if self.flight is not None and not self.flight.is_void:
+        """The word for what it does; nothing is looked at twice, as another thread may ask."""
+        ended, flight = self.run.state, self.flight
+        if ended is not None:
+            return ended
+        if flight is not None and not flight.is_void:
             return "polling"
         return "paused" if self.is_paused else "waiting"
 
@@ -333,9 +339,10 @@ class Course(Generic[T]):
         )
 
     def _time_until_next(self) -> float | None:
-        if not self.is_on or self.flight is not None or self.due == math.inf:
+        due = self.due
+        if not self.is_on or self.flight is not None or due == math.inf:
             return None
         try:
-            return max(0.0, self.due - self.now())
+            return max(0.0, due - self.now())
         except RuntimeError:
             return None  # in a thread where Trio does not run there is no time

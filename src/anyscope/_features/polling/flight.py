@@ -17,19 +17,21 @@ class Run:
     """A poll from a start to an end.
 
     Attributes:
-        state: How it ended; `None` while it goes on. Written once, by the course, like the next two.
+        state: How it ended; `None` while it goes on. Written once, by the course, like all others.
         reason: Why it was stopped.
         failure: What it failed with.
         failures: How many fetches had failed in a row then.
+        version: How many values there had been then.
     """
 
-    __slots__ = ("failure", "failures", "reason", "state")
+    __slots__ = ("failure", "failures", "reason", "state", "version")
 
     def __init__(self) -> None:
         self.state: PollState | None = None
         self.reason = ""
         self.failure: Exception | None = None
         self.failures = 0
+        self.version = 0
 
 
 class Ask(Generic[T]):

@@ -10,7 +10,8 @@
 
 Whether a cancellation is the scope's is told by looking at the scopes around the task when it arrives. If none of them
 is cancelled it was a native one, or that of a future that somebody had cancelled. While the task waits that changes
-nothing, as there is nobody else to go on; to a fetch it is a failure like any other.
+nothing, as there is nobody else to go on; to a fetch it is a failure like any other. But where the task that entered
+the scope has ended without leaving it, the loop is at its end, and waits for those that it cancels: so that is obeyed.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ class Pilot(Place, Generic[T]):
             with anyio.CancelScope(deadline=course.due):
                 await bell.wait()
         except anyio.get_cancelled_exc_class():  # noqa: ASYNC103  see the top
-            if _is_cancelled():
+            if self._is_to_end():
                 raise
             forget_native_cancellation()
 
@@ -175,6 +176,8 @@ class Pilot(Place, Generic[T]):
             self.course.end("stopped", self._why())
 
     def _why(self) -> str:
+        if self._owner.is_forsaken:
+            return "its scope was never left, and the event loop ends"
         if self._owner.cancellation is None:
             self._owner.explain_cut()  # it may be the first to notice
         return f"its scope was cancelled{because(self._owner.cancel_reason)}"
@@ -221,6 +224,7 @@ class Pilot(Place, Generic[T]):
                 outcome = await attempt(made, settings.timeout, self.course.label)
         except BaseException as raised:  # noqa: ASYNC103  sorted out, then told or raised
             outcome = failed(self._understood(raised))
+        _forget_strangers()
         return outcome
 
     async def _deliver(self, on_value: Callable[[Any], object], value: T) -> None:
@@ -228,6 +232,7 @@ class Pilot(Place, Generic[T]):
             made = on_value(value)
             if is_coroutine(made):  # not anything that can be awaited: a Task that it started is the scope's affair
                 await made
+            _forget_strangers()
         except BaseException as raised:
             error = self._understood(raised)
             if error is not raised:
@@ -239,10 +244,19 @@ class Pilot(Place, Generic[T]):
         end = sort_out(raised)
         if end.fatal is None and end.error is not None:
             return end.error
-        if end.fatal is not None or _is_cancelled():
+        if end.fatal is not None or self._is_to_end():
             raise raised
-        forget_native_cancellation()
         return TaskCancelled(task=self.course.label, reason=NATIVELY)
+
+    def _is_to_end(self) -> bool:
+        """Whether the cancellation that has just come ends the task."""
+        return _is_cancelled() or self._owner.is_forsaken
+
+
+def _forget_strangers() -> None:
+    """Take back native cancellations that a function of the user's has answered, be it with an error or a value."""
+    if not _is_cancelled():
+        forget_native_cancellation()
 
 
 def _is_cancelled() -> bool:

@@ -1,4 +1,7 @@
-"""A poll, as users see it."""
+"""A poll, as users see it.
+
+Over 400 lines, most of them documentation: of each method what it does, what it raises, and an example.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,22 @@ class Poll(Generic[T_co]):
         return self._course.settings.name
 
     def status(self) -> PollStatus:
-        """What it does now and has done, as a frozen record; may be asked from other threads too."""
+        """What it does now and has done, as a frozen record; may be asked from other threads too.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def fetch():
+            ...     return "level"
+            >>> async def main():
+            ...     async with scope(name="app") as s:
+            ...         poll = s.poll(fetch, interval=30)
+            ...         await poll.next()
+            ...         status = poll.status()
+            ...         print(status.state, status.poll_count, 29 < status.time_until_next <= 30)
+            >>> anyio.run(main)
+            waiting 1 True
+        """
         return self._course.status()
 
     def __repr__(self) -> str:
@@ -75,6 +93,19 @@ class Poll(Generic[T_co]):
 
         Raises:
             ScopeMisuse: From another thread. Nothing has changed then.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def fetch():
+            ...     return "level"
+            >>> async def main():
+            ...     async with scope(name="app") as s:
+            ...         poll = s.poll(fetch, print, interval=30)
+            ...         poll.stop()
+            ...         print(poll)
+            >>> anyio.run(main)
+            <Poll fetch of app stopped, 0 polls, 0 failed>
         """
         self._require_own_thread("stop")
         self._course.end("stopped", "stop() was called")
@@ -88,6 +119,21 @@ class Poll(Generic[T_co]):
         Raises:
             ScopeClosed: The scope has closed.
             ScopeMisuse: From another thread.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def fetch():
+            ...     return "level"
+            >>> async def main():
+            ...     async with scope(name="app") as s:
+            ...         poll = s.poll(fetch, interval=30, until=lambda value: value == "level")
+            ...         await poll.wait_done()
+            ...         poll.start()  # wait for it once more
+            ...         await poll.wait_done()
+            ...         print(poll)
+            >>> anyio.run(main)
+            <Poll fetch of app done, 2 polls, 0 failed>
         """
         self._require_own_thread("start")
         course = self._course
@@ -102,6 +148,20 @@ class Poll(Generic[T_co]):
 
         Raises:
             ScopeMisuse: From another thread.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def fetch():
+            ...     return "level"
+            >>> async def main():
+            ...     async with scope(name="app") as s:
+            ...         poll = s.poll(fetch, interval=30)
+            ...         await poll.next()
+            ...         poll.pause()
+            ...         print(poll)
+            >>> anyio.run(main)
+            <Poll fetch of app paused, 1 poll, 0 failed>
         """
         self._require_own_thread("pause")
         self._course.pause()
@@ -111,6 +171,22 @@ class Poll(Generic[T_co]):
 
         Raises:
             ScopeMisuse: From another thread.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def fetch():
+            ...     return "level"
+            >>> async def main():
+            ...     async with scope(name="app") as s:
+            ...         poll = s.poll(fetch, interval=0.01)
+            ...         poll.pause()
+            ...         await anyio.sleep(0.05)
+            ...         poll.resume()
+            ...         await poll.next()
+            ...         print(poll)
+            >>> anyio.run(main)
+            <Poll fetch of app waiting, 1 poll, 0 failed>
         """
         self._require_own_thread("resume")
         self._course.resume()
@@ -128,6 +204,19 @@ class Poll(Generic[T_co]):
             PollStopped: The poll is not running, or was stopped meanwhile.
             PollFailed: It has failed.
             ScopeMisuse: In its own fetch or `on_value`, which would wait for itself; or from another thread.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def fetch():
+            ...     return "level"
+            >>> async def main():
+            ...     async with scope(name="app") as s:
+            ...         poll = s.poll(fetch, interval=300)
+            ...         await poll.next()
+            ...         print(await poll.trigger(), poll.status().poll_count)
+            >>> anyio.run(main)
+            level 2
         """
         self._check_wait("trigger")
         course = self._course
@@ -156,6 +245,19 @@ class Poll(Generic[T_co]):
 
         Raises:
             ScopeMisuse: In its own fetch or `on_value`, or from another thread.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def fetch():
+            ...     return "level"
+            >>> async def main():
+            ...     async with scope(name="app") as s:
+            ...         poll = s.poll(fetch, interval=30)
+            ...         await poll.aclose()
+            ...         print(poll.status().in_flight)
+            >>> anyio.run(main)
+            False
         """
         self._check_wait("aclose")
         self.stop()
@@ -172,18 +274,43 @@ class Poll(Generic[T_co]):
 
         Raises:
             LookupError: There is none yet.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def fetch():
+            ...     return "level"
+            >>> async def main():
+            ...     async with scope(name="app") as s:
+            ...         poll = s.poll(fetch, interval=30)
+            ...         await poll.next()
+            ...         print(poll.latest)
+            >>> anyio.run(main)
+            level
         """
         if not self._course.version:
             raise LookupError(f"poll {self._course.label} has no value yet\nRight: await poll.next()")
         return self._course.value
 
     async def next(self) -> T_co:
-        """Wait for the next value.
+        """Wait for the next value. When the caller is cancelled nothing changes for the poll.
 
         Raises:
             PollStopped: The poll is stopped or done, or has been meanwhile.
             PollFailed: It has failed.
             ScopeMisuse: In its own fetch or `on_value`, which would wait for itself; or from another thread.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def fetch():
+            ...     return "level"
+            >>> async def main():
+            ...     async with scope(name="app") as s:
+            ...         poll = s.poll(fetch, interval=30)
+            ...         print(await poll.next())
+            >>> anyio.run(main)
+            level
         """
         self._check_wait("next")
         course = self._course
@@ -197,11 +324,25 @@ class Poll(Generic[T_co]):
     async def wait_done(self) -> T_co:
         """Wait until it is done, because of `until` or of an interval of `None`, and give the last value.
 
+        When the caller is cancelled nothing changes for the poll.
+
         Raises:
             PollStopped: It was stopped.
             PollFailed: It has failed.
             LookupError: It is done without having had a value.
             ScopeMisuse: In its own fetch or `on_value`, which would wait for itself; or from another thread.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def fetch():
+            ...     return "level"
+            >>> async def main():
+            ...     async with scope(name="app") as s:
+            ...         poll = s.poll(fetch, interval=30, until=lambda value: value == "level")
+            ...         print(await poll.wait_done())
+            >>> anyio.run(main)
+            level
         """
         self._check_wait("wait_done")
         run = self._course.run
@@ -219,6 +360,20 @@ class Poll(Generic[T_co]):
 
         Raises:
             PollFailed: The poll has failed; its last value is given before.
+            ScopeMisuse: In its own fetch or `on_value`, which would wait for itself; or from another thread.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def fetch():
+            ...     return "level"
+            >>> async def main():
+            ...     async with scope(name="app") as s:
+            ...         poll = s.poll(fetch, interval=0.01, until=lambda value: value == "level")
+            ...         async for value in poll:
+            ...             print(value)
+            >>> anyio.run(main)
+            level
         """
         self._check_wait("__aiter__")
         return Reader(self._course)
@@ -259,7 +414,7 @@ class Reader(AsyncIterator[T]):
     async def __anext__(self) -> T:
         course, run = self._course, self._run
         while run.state != "stopped":
-            if course.version != self._version:
+            if course.version_in(run) > self._version:
                 self._version = course.version
                 return course.value
             if run.state == "failed":

@@ -11,6 +11,7 @@
 | `stages` | the operators that need no task |
 | `handoff` | items made in tasks of the scope, taken by the reader |
 | `buffer` | a source in a task of its own |
+| `team` | several tasks that make items for one reader |
 | `mapping` | several calls at once |
 | `merging` | several sources into one, one into several |
 | `timing` | time-outs and rates |

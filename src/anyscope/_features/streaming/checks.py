@@ -26,6 +26,17 @@ def whole(option: str, value: object, *, least: int) -> int:
     return value
 
 
+def integer(option: str, value: object) -> int:
+    """An int.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{option} must be an int, got {value!r} ({type(value).__name__})")
+    return value
+
+
 def seconds(option: str, value: object, *, positive: bool = True) -> float:
     """A number of seconds that there must be.
 

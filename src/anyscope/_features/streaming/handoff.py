@@ -9,7 +9,9 @@ its end looks like that of the source when the producer fails. Here an error lie
 and a task that failed does not take the scope along: its error is the reader's; if nobody reads on, it is the scope's.
 
 Invariants
-    * The task is a daemon of the scope: ended with it, never waited for.
+    * The task is a daemon of the scope: ended with it, never waited for. It is cancelled by us alone, behind a shield:
+      where AnyIO too cancels what a scope of ours has cancelled, it takes one cancellation too many back from the task
+      that runs the scope, which may be a native one.
     * What it reads from is closed in that very task, shielded and bounded, by a scope that was entered before the first
       step and is left after the last.
     * It asks for no more than `most` items ahead of the reader; with none, for one when somebody waits.
@@ -32,15 +34,17 @@ from ..._lifetime.start import Start
 from ..._vocabulary.errors import CloseTimeout, ScopeCancelled
 from ..._vocabulary.results import Err
 from .closing import StreamPlace
+from .line import Link
 
 if TYPE_CHECKING:
+    from ..._lifetime.ending import BodyEnd
     from ..._lifetime.owner import Owner
     from .line import Line
 
 T = TypeVar("T")
 
 
-class Handoff(AsyncIterator[T]):
+class Handoff(Link, AsyncIterator[T]):
     """What a task makes, as an iterator; what the task does is up to the subclass.
 
     Args:
@@ -58,11 +62,14 @@ class Handoff(AsyncIterator[T]):
         _is_unwanted: Whether it was told to end. Written by `cancel`.
         _failure: Why it ended.
         _is_told: Whether somebody was given that.
+        _is_left: Whether who closed it could not wait for it to end.
         _waiting: How many readers wait.
+        _stopped: What a reader that waits is given instead of an item. Written by `interrupt`.
         _news: Set when something is ready, or the end is; made by who waits for that.
         _room: Set when the task may go on.
         _gone: Set when the task is over; made by `aclose`.
         _whole: Around all that the task does, to end it.
+        _unlisten: Ends that it hears of the scope's cancellation. Written by `_start`.
         _shield: Within that: shields the closing of what it reads from.
     """
 
@@ -71,12 +78,15 @@ class Handoff(AsyncIterator[T]):
         "_failure",
         "_gone",
         "_has_begun",
+        "_is_left",
         "_is_told",
         "_is_unwanted",
         "_news",
         "_room",
         "_shield",
         "_state",
+        "_stopped",
+        "_unlisten",
         "_waiting",
         "_whole",
         "consumed",
@@ -95,14 +105,15 @@ class Handoff(AsyncIterator[T]):
         self.ready: deque[T] = deque()
         self.consumed = 0
         self._state = "new"
-        self._has_begun = self._is_unwanted = self._is_told = False
+        self._has_begun = self._is_unwanted = self._is_told = self._is_left = False
         self._failure: Err[Exception] | None = None
         self._waiting = 0
+        self._stopped: Exception | None = None
         self._event: type[anyio.Event] = type(anyio.Event())  # of the backend: made in a third of the time
         self._news: anyio.Event | None = None
         self._room: anyio.Event | None = None
         self._gone: anyio.Event | None = None
-        self._whole = anyio.CancelScope()
+        self._whole = anyio.CancelScope(shield=True)
         self._shield = anyio.CancelScope()
 
     # ------------------------------------------------------------------ the reader
@@ -119,6 +130,8 @@ class Handoff(AsyncIterator[T]):
             StopAsyncIteration: There will be nothing, for the source has ended.
             Exception: The task has failed.
         """
+        if self._stopped is not None:
+            raise self._stopped.with_traceback(None)
         if self._state == "over":
             await self._end()
         if self._state == "new":
@@ -140,6 +153,11 @@ class Handoff(AsyncIterator[T]):
                     await self._until_news()
         return bool(self.ready)
 
+    async def until_news(self, deadline: float) -> None:
+        """Wait for something new, or for `deadline`."""
+        with anyio.CancelScope(deadline=deadline):
+            await self._until_news()
+
     async def _end(self) -> None:
         """Raise why there are no more items; the cancellation of the reader itself goes first."""
         if self._failure is None:
@@ -158,11 +176,28 @@ class Handoff(AsyncIterator[T]):
             await self._news.wait()
         finally:
             self._waiting -= 1
+        if self._stopped is not None:
+            raise self._stopped.with_traceback(None)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the task has ended; what it made may lie here still."""
+        return self._state == "over"
 
     @property
     def has_ended(self) -> bool:
-        """Whether there is nothing left to be closed or told."""
-        return self._state == "over" and (self._failure is None or self._is_told)
+        """Whether nothing is left to be closed, told or taken."""
+        return self._state == "over" and not self.ready and (self._failure is None or self._is_told)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a reader waits for an item."""
+        return self._waiting > 0
+
+    def interrupt(self, why: Exception) -> None:
+        """Give that to a reader who waits."""
+        self._stopped = why
+        self.tell()
 
     # ------------------------------------------------------------------ for the task
 
@@ -203,22 +238,37 @@ class Handoff(AsyncIterator[T]):
 
     @property
     def label(self) -> str:
-        """What the task is called."""
+        """What it is called among the works of the scope."""
         return self.what
+
+    @property
+    def task_name(self) -> str:
+        """What the task is called."""
+        return f"{self.what} of {self.line.label}"
+
+    @property
+    def worker_name(self) -> str:
+        """What further tasks are called that the task starts."""
+        return f"{self.what} worker of {self.line.label}"
 
     def _start(self) -> None:
         self._state = "running"
         self.owner.works.join_daemon(self)
+        self._unlisten = self.owner.listeners.add(self._scope_was_cancelled)
+        if self.owner.cancelled:
+            self._whole.cancel()
         context = None if self.owner.context is None else self.owner.context.copy()
-        _ = self.owner.spawn(Start(self._drive), f"{self.what} of {self.line.label}", context)
+        _ = self.owner.spawn(Start(self._drive), self.task_name, context)
 
     async def _drive(self) -> None:
         if self._state == "over":
             return  # taken for lost, see `abandon`
         self._has_begun = True
-        stand_in(StreamPlace(self.owner))
+        place = StreamPlace(self.owner)
+        stand_in(place)
         failure: Exception | None = None
         raised: BaseException | None = None
+        is_closed = False
         try:
             with self._whole, self._shield:
                 try:
@@ -228,22 +278,27 @@ class Handoff(AsyncIterator[T]):
                 finally:
                     self._shield_closing()
                     await self.line.aclose()  # noqa: ASYNC102  shielded by a scope around it all
+                    is_closed = True
         except BaseException as error:  # noqa: ASYNC103  sorted out, then told
             raised = error
-        self._conclude(failure, raised)
+        self._conclude(failure, raised, is_closed=is_closed)
+        place.end()
         del failure, raised  # their tracebacks lead to this frame
+
+    def _scope_was_cancelled(self, _: object) -> None:
+        self._whole.cancel()
 
     def _shield_closing(self) -> None:
         bound = self.owner.close_timeout
         self._shield.shield = True
         self._shield.deadline = math.inf if bound is None else anyio.current_time() + bound
 
-    def _conclude(self, failure: Exception | None, raised: BaseException | None) -> None:
+    def _conclude(self, failure: Exception | None, raised: BaseException | None, *, is_closed: bool) -> None:
         end = QUIET if raised is None else sort_out(raised)
         if end.fatal is not None:
             self.owner.end_for(end.fatal)
             self._fail(self.cut_off(end.fatal))
-        errors = [failure, self._overrun(), end.error]
+        errors = [failure, None if is_closed else self._unclosed(end), end.error]
         for error in errors:
             if error is not None:
                 self._fail(error)
@@ -252,26 +307,43 @@ class Handoff(AsyncIterator[T]):
             self._fail(self.cut_off("cancelled natively" if cancellation is None else cancellation.reason))
         self._finish()
 
-    def _overrun(self) -> CloseTimeout | None:
-        bound = self.owner.close_timeout
-        if bound is None or not self._shield.cancelled_caught:
-            return None
-        return CloseTimeout(path=self.owner.path, step=f"{self.what} of {self.line.label}", limit=bound)
+    def _unclosed(self, end: BodyEnd) -> Exception | None:
+        """Why the closing was cut short, if it was: it overran, or the task was cancelled natively."""
+        bound, path = self.owner.close_timeout, self.owner.path
+        # Not `cancelled_caught`: on asyncio it is false where the task was cancelled after it had begun.
+        if bound is not None and self._shield.cancel_called:
+            return CloseTimeout(path=path, step=self.task_name, limit=bound)
+        if end.cut is None or anyio.current_effective_deadline() == -math.inf:
+            return None  # a source's own scopes may let that of an outer one through
+        action = f"closing {self.task_name}"
+        return ScopeCancelled(path=path, action=action, reason="cancelled natively")
 
     def _fail(self, error: Exception) -> None:
         """The first error goes to the reader, others leave the scope."""
         if self._failure is None:
             self._failure = Err(error)
         else:
-            self.owner.report(error, self.owner.next_index(), f"in {self.what} of {self.line.label}")
+            self.report(error)
 
     def cut_off(self, reason: object) -> ScopeCancelled:
         """The error for a reader, when the task was cancelled by somebody else."""
         self._is_told = True  # whose cancellation it is tells that
-        return ScopeCancelled(path=self.owner.path, action=f"{self.what} of {self.line.label}", reason=reason)
+        return ScopeCancelled(path=self.owner.path, action=self.task_name, reason=reason)
+
+    def _tell_scope(self) -> None:
+        """Give the scope the error of a task that has ended, if nobody is left who could be given it."""
+        if self._is_left and self._state == "over" and self._failure is not None and not self._is_told:
+            self._is_told = True
+            self.report(self._failure.error)
+
+    def report(self, error: Exception) -> None:
+        """An error that leaves the scope at its end."""
+        self.owner.report(error, self.owner.next_index(), f"in {self.task_name}")
 
     def _finish(self) -> None:
         self._state = "over"
+        self._tell_scope()
+        self._unlisten()
         self.owner.works.part(self)
         self.tell()
         if self._gone is not None:
@@ -299,7 +371,12 @@ class Handoff(AsyncIterator[T]):
         if self._state == "running":
             self.cancel()
             self._gone = self._gone or self._event()
-            await self._gone.wait()
+            try:
+                await self._gone.wait()
+            except BaseException:
+                self._is_left = True  # cancelled natively, once more
+                self._tell_scope()
+                raise
         self._state = "over"
         if not self._has_begun:
             await self.line.aclose()

@@ -34,7 +34,26 @@ AT_ONCE = 32
 Make: TypeAlias = "Callable[[Line], AsyncIterator[Any]]"
 
 
-class Line:
+class Link:
+    """What knows of itself whether it has to be closed, and whether somebody waits in it."""
+
+    __slots__ = ()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is nothing left to be closed."""
+        return False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a reader waits in it for an item."""
+        return False
+
+    def interrupt(self, why: Exception) -> None:
+        """Raise that for a reader who waits in it, where that can be done without a scope around the step."""
+
+
+class Line(Link):
     """The iterators of one stream, or of a part of it that is closed as one.
 
     Args:
@@ -61,6 +80,16 @@ class Line:
         """A line of its own for what a link of this one reads from, and closes itself."""
         return Line(self.owner, self.label)
 
+    def open_part(self) -> Line:
+        """A line for what is made and closed while this one is read; whatever cuts that, it is closed along with it."""
+        part: Line = self.add(self.part())
+        return part
+
+    async def close_part(self, part: Line) -> None:
+        """Close such a part. Not in a `finally`: in the middle of a cancellation that would be cut short."""
+        self.links.remove(part)
+        await part.aclose()
+
     @property
     def has_ended(self) -> bool:
         """Whether nothing of it is left to be closed."""
@@ -69,7 +98,13 @@ class Line:
     @property
     def is_running(self) -> bool:
         """Whether somebody waits in it for an item, as far as Python can tell."""
-        return any(isinstance(link, AsyncGeneratorType) and link.ag_running for link in self.links)
+        return any(_is_running(link) for link in self.links)
+
+    def interrupt(self, why: Exception) -> None:
+        """Interrupt each link."""
+        for link in self.links:
+            if isinstance(link, Link):
+                link.interrupt(why)
 
     async def aclose(self) -> None:
         """Close everything, the last link first.
@@ -101,9 +136,15 @@ def _raise_first(raised: list[BaseException]) -> None:
 def _needs_closing(link: Any) -> bool:
     if isinstance(link, AsyncGeneratorType):
         return link.ag_frame is not None
-    if hasattr(link, "has_ended"):
+    if isinstance(link, Link):
         return not link.has_ended
     return hasattr(link, "aclose")
+
+
+def _is_running(link: Any) -> bool:
+    if isinstance(link, AsyncGeneratorType):
+        return link.ag_running
+    return isinstance(link, Link) and link.is_running
 
 
 async def _close(link: Any) -> None:
@@ -116,7 +157,7 @@ async def _close(link: Any) -> None:
         # A task group across a `yield` wraps the GeneratorExit that closes it.
         _, rest = cast("BaseExceptionGroup[BaseException]", group).split(GeneratorExit)
         if rest is not None:
-            raise
+            raise rest from None
 
 
 # ---------------------------------------------------------------------------------------------------- recipes
@@ -142,6 +183,15 @@ class Recipe:
     is_restartable: bool = False
     survives: bool = False
     is_timed: bool = False
+
+    def begin(self, line: Line) -> AsyncIterator[Any]:
+        """Make it; where that fails, `line` holds what there was already."""
+        line.links.clear()
+        try:
+            return self.make(line)
+        except BaseException:
+            line.links[:] = self.given
+            raise
 
     def then(self, operator: str, stage: Callable[[Line, AsyncIterator[Any]], AsyncIterator[Any]]) -> Recipe:
         """With one more stage, a generator, which reads from what there was."""
@@ -223,7 +273,7 @@ async def _stepped(iterator: Iterator[Any]) -> AsyncIterator[Any]:
             await checkpoint()
 
 
-class _Plain:
+class _Plain(Link):
     """Closes a plain generator."""
 
     __slots__ = ("_generator",)

@@ -11,6 +11,14 @@ only `limit` of them each worker would have to wait for the reader after each it
 The first error ends it: no further item is taken, what runs is cancelled and waited for, and the error comes after the
 results before it. Where results are given in order, those calls go on that belong before the failed one: the reader
 sees what a plain loop would have shown it. Errors of other calls at that moment are notes on the first.
+
+Each call runs in a copy of the worker's context, so it does not see the context variables of the one before it. That
+costs a fifth of a microsecond for a plain function, and less than one for a call that suspends once.
+
+Invariants
+    * At most `limit` calls run, and nobody but the leader is in the source.
+    * While something is wanted, somebody leads or every worker is in a call. A worker that is woken to lead does so: it
+      leaves only with all the others, at the end, after an error, or cancelled (natively too: that ends the group).
 """
 
 from __future__ import annotations
@@ -23,18 +31,13 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ..._lifetime.ending import sort_out
-from ..._lifetime.place import stand_in
-from ..._lifetime.start import Start
-from ..._vocabulary.errors import TaskCancelled
-from ..._vocabulary.notes import add_note
-from ..._vocabulary.options import is_coroutine, name_of
-from .closing import StreamPlace
-from .handoff import Handoff
+from ..._lifetime.isolation import isolated
+from ..._vocabulary.options import name_of
+from .stepping import HoldsScopeError, holds_scope, step_within
+from .team import Team
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-
-    from anyio.abc import TaskGroup
 
     from .line import Line, Make
 
@@ -44,7 +47,7 @@ AT_ONCE = 32
 """How many items in a row a worker does without waiting before it lets others run."""
 
 
-class Mapping(Handoff[U]):
+class Mapping(Team[U]):
     """Calls a function with each item, several at once.
 
     Args:
@@ -64,17 +67,14 @@ class Mapping(Handoff[U]):
         _busy: Those that work on an item, by its number.
         _held: Results that wait for those before them.
         _next: The number of the next one to be given.
-        _failed_at: The number of the failed item that counts.
-        _first: Its error.
+        _failed_at: The lowest number of an item that has failed.
     """
 
     __slots__ = (
         "_busy",
         "_delivered",
         "_failed_at",
-        "_first",
         "_fn",
-        "_group",
         "_held",
         "_idle",
         "_is_exhausted",
@@ -88,7 +88,7 @@ class Mapping(Handoff[U]):
     )
 
     def __init__(self, line: Line, make: Make, fn: Callable[[Any], Any], limit: int, *, ordered: bool) -> None:
-        super().__init__(line, f"map({name_of(fn)})", 0)
+        super().__init__(line, f"map({name_of(fn)})", 0, "call")
         self._source: AsyncIterator[Any] = make(self.line)
         self._fn = fn
         self._limit = limit
@@ -102,79 +102,97 @@ class Mapping(Handoff[U]):
         self._held: dict[int, U] = {}
         self._next = 0
         self._failed_at: float = math.inf
-        self._first: Exception | None = None
-        self._group: TaskGroup | None = None
 
     @property
     def is_wanted(self) -> bool:
         """Whether one more item may be taken."""
         return not self._is_exhausted and self._taken - self.consumed < 2 * self._limit
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the source has ended, and each of its items has a result."""
+        return self._is_exhausted and self._delivered == self._taken
+
     def make_room(self) -> None:
         """The reader has taken something: somebody may lead again."""
-        if self._idle and self._leader is None and self.is_wanted:
+        if self._idle and self._can_lead:
             self._idle.pop().set()
 
     # ------------------------------------------------------------------ the workers
 
-    async def work(self) -> None:
-        """Until the source has ended, or a call has failed."""
-        async with anyio.create_task_group() as group:
-            self._group = group
-            self._hire()
-        if self._first is not None:
-            try:
-                raise self._first
-            finally:
-                self._first = None  # no cycle through its frames
-        if not self._is_exhausted or self._delivered < self._taken:
-            raise self.cut_off("a worker was cancelled natively before it began")
+    def begin(self) -> None:
+        """Start the first worker."""
+        self._hire()
 
     def _hire(self) -> None:
-        assert self._group is not None
         self._size += 1
         worker = Worker()
-        worker.handle = self._group.create_task(Start(lambda: self._work(worker)), name=f"{self.what} worker")
+        worker.handle = self.start(lambda: self._work(worker))
 
     async def _work(self, worker: Worker) -> None:
-        stand_in(StreamPlace(self.owner))
         in_a_row = 0
-        while await self._may_lead():
-            self._leader = worker
-            try:
-                item = await self._source.__anext__()
-            except StopAsyncIteration:
-                self._stop()
-                return
-            except BaseException as raised:  # noqa: ASYNC103  raised unless it is a failure
-                self._fail_with(self._taken, self._failure_in(raised))
-                return  # noqa: ASYNC104  that is one
-            finally:
-                self._leader = None
-            number = self._taken
-            self._taken += 1
-            self._let_another_lead()
-            self._busy[number] = worker
-            if not await self._do(number, item):
-                return
-            in_a_row += 1
-            if in_a_row == AT_ONCE:
-                in_a_row = 0
-                await checkpoint()
+        try:
+            while (self._can_lead or await self._may_lead()) and await self._do_next(worker):
+                in_a_row += 1
+                if in_a_row == AT_ONCE:
+                    in_a_row = 0
+                    await checkpoint()
+        finally:
+            worker.handle = None  # no cycle: it holds this task
+
+    @property
+    def _can_lead(self) -> bool:
+        """Whether nobody else does, and one more item is wanted."""
+        return self._leader is None and self.is_wanted
 
     async def _may_lead(self) -> bool:
-        """Wait until nobody else does and one more item is wanted; whether there may be one."""
+        """Wait until it can; whether there may be one more item."""
         while not self._is_exhausted:
-            if self._leader is None and self.is_wanted:
+            if self._can_lead:
                 return True
             turn = self._event()
             self._idle.append(turn)
-            try:
-                await turn.wait()
-            finally:
-                if not turn.is_set():
-                    self._idle.remove(turn)
+            await turn.wait()
         return False
+
+    async def _do_next(self, worker: Worker) -> bool:
+        """Take an item and call the function with it; whether the worker goes on."""
+        self._leader = worker
+        try:
+            item = await (self._source.__anext__() if self._taken else self._first_item())
+        except StopAsyncIteration:
+            self._stop()
+            return False
+        except BaseException as raised:  # noqa: ASYNC103  raised unless it is a failure
+            self._fail_with(self._taken, self._failure_in(raised, worker), worker)
+            return False  # noqa: ASYNC104  that is one
+        finally:
+            self._leader = None
+        number = self._taken
+        self._taken += 1
+        self._busy[number] = worker
+        if self._idle or self._size < self._limit:
+            self._let_another_lead()
+        try:
+            value = await isolated(self._fn, item)
+        except BaseException as raised:  # noqa: ASYNC103  raised unless it is a failure
+            self._fail_with(number, self._failure_in(raised, worker), worker)
+            return False  # noqa: ASYNC104  that is one
+        finally:
+            del self._busy[number]
+        self._deliver(number, value)
+        return True
+
+    async def _first_item(self) -> Any:
+        """Look whether the source holds a scope open: it is read by several tasks in turn, so it may not."""
+        try:
+            return await step_within(anyio.CancelScope(), self._source.__anext__)
+        except HoldsScopeError as held:
+            try:
+                await self.line.aclose()
+            finally:
+                held.leave()
+            raise holds_scope(self.owner.path, self.line.label) from None
 
     def _let_another_lead(self) -> None:
         if not self.is_wanted:
@@ -184,27 +202,18 @@ class Mapping(Handoff[U]):
         elif self._size < self._limit:
             self._hire()
 
-    async def _do(self, number: int, item: Any) -> bool:
-        """Call the function with one item; whether the worker goes on."""
-        try:
-            made = self._fn(item)
-            value: Any = await made if is_coroutine(made) else made
-        except BaseException as raised:  # noqa: ASYNC103  raised unless it is a failure
-            del self._busy[number]
-            self._fail_with(number, self._failure_in(raised))
-            return False  # noqa: ASYNC104  that is one
-        del self._busy[number]
-        self._deliver(number, value)
-        return True
-
-    def _failure_in(self, raised: BaseException) -> Exception:
+    def _failure_in(self, raised: BaseException, worker: Worker) -> Exception:
         """The error that a call, or the source, has failed with; raises a cancellation that somebody ordered."""
         end = sort_out(raised)
+        if isinstance(end.error, StopAsyncIteration):  # which would look like the end of the stream
+            error = RuntimeError(f"{self.what} raised StopAsyncIteration")
+            error.__cause__ = end.error
+            return error
         if end.error is not None:
             return end.error
-        if end.fatal is not None or self._is_exhausted or anyio.current_effective_deadline() == -math.inf:
+        if end.fatal is not None or worker.is_dismissed or anyio.current_effective_deadline() == -math.inf:
             raise raised
-        return TaskCancelled(task=f"{self.what} of {self.line.label}", reason="cancelled natively")
+        return self.cancelled_natively()
 
     # ------------------------------------------------------------------ results and the end
 
@@ -213,9 +222,14 @@ class Mapping(Handoff[U]):
         if not self._ordered:
             self.put(value)
             return
-        self._held[number] = value
-        while self._next in self._held:
-            self.put(self._held.pop(self._next))
+        held = self._held
+        if number != self._next:
+            held[number] = value
+            return
+        self.put(value)
+        self._next += 1
+        while held and self._next in held:
+            self.put(held.pop(self._next))
             self._next += 1
 
     def _stop(self) -> None:
@@ -224,29 +238,33 @@ class Mapping(Handoff[U]):
         while self._idle:
             self._idle.pop().set()
 
-    def _fail_with(self, number: int, error: Exception) -> None:
-        """A call, or the source, has failed."""
+    def _fail_with(self, number: int, error: Exception, failed: Worker) -> None:
+        """A call, or the source, has failed: what comes after it is not wanted any more."""
         self._stop()
-        if self._first is None or (self._ordered and number < self._failed_at):
-            self._first, other = error, self._first
-            self._failed_at = number
-        else:
-            other = error
-        if other is not None:
-            add_note(self._first, f"{type(other).__name__} of another call at that moment: {other}")
+        self.note_failure(number if self._ordered else 0, error)
+        self._failed_at = min(self._failed_at, number)
         later = [worker for at, worker in self._busy.items() if not self._ordered or at > self._failed_at]
         for worker in [*later, self._leader]:
-            if worker is not None:
-                worker.handle.cancel()
+            if worker is not None and worker is not failed:
+                worker.dismiss()
 
 
 class Worker:
     """One worker.
 
     Attributes:
-        handle: What cancels it. Written once, before it begins.
+        handle: What cancels it; `None` when it has ended. Written when it is started, and by itself.
+        is_dismissed: Whether it was cancelled because another one has failed.
     """
 
-    __slots__ = ("handle",)
+    __slots__ = ("handle", "is_dismissed")
 
-    handle: anyio.TaskHandle[None]
+    def __init__(self) -> None:
+        self.handle: anyio.TaskHandle[None] | None = None
+        self.is_dismissed = False
+
+    def dismiss(self) -> None:
+        """Cancel it in the middle of its work."""
+        assert self.handle is not None
+        self.is_dismissed = True
+        self.handle.cancel()

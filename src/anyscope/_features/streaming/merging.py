@@ -11,22 +11,20 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ..._lifetime.place import stand_in
-from ..._lifetime.start import Start
-from ..._vocabulary.notes import add_note
-from .closing import StreamPlace
+from ..._vocabulary.errors import CloseTimeout
 from .handoff import Handoff
+from .team import Team
 
 if TYPE_CHECKING:
     from .buffer import Overflow
-    from .line import Line, Make
+    from .line import Line, Make, Recipe
 
 T = TypeVar("T")
 
 Halt: TypeAlias = Literal["all", "any"]
 
 
-class Merged(Handoff[Any]):
+class Merged(Team[Any]):
     """The items of several sources as they come, each source in a task of its own.
 
     Each has at most one item in hand for which there is no room yet, so a slow source holds up no other one.
@@ -40,49 +38,48 @@ class Merged(Handoff[Any]):
     Attributes:
         _sources: The sources, each with the line that holds what it is made of.
         _ended: How many of them have ended.
-        _first: The first error.
     """
 
-    __slots__ = ("_ended", "_first", "_group", "_halt", "_sources")
+    __slots__ = ("_ended", "_halt", "_sources")
 
     def __init__(self, line: Line, makes: tuple[Make, ...], most: int, halt: Halt) -> None:
-        super().__init__(line, "merge", most)
+        super().__init__(line, "merge", most, "source")
         parts = [self.line.add(self.line.part()) for _ in makes]
         self._sources: list[tuple[Line, AsyncIterator[Any]]] = [
             (part, make(part)) for make, part in zip(makes, parts, strict=True)
         ]
         self._halt: Halt = halt
         self._ended = 0
-        self._first: Exception | None = None
-        self._group = anyio.create_task_group()
 
-    async def work(self) -> None:
+    @property
+    def is_complete(self) -> bool:
+        """Whether as many sources have ended as had to."""
+        return self._ended >= (len(self._sources) if self._halt == "all" else 1)
+
+    def begin(self) -> None:
         """Read all of them."""
-        async with self._group:
-            for number, (part, source) in enumerate(self._sources):
-                begin = functools.partial(self._read, part, source)
-                self._group.create_task(Start(begin), name=f"merge source {number}")
-        if self._first is not None:
-            try:
-                raise self._first
-            finally:
-                self._first = None  # no cycle through its frames
-        if self._ended < (len(self._sources) if self._halt == "all" else 1):
-            raise self.cut_off("a task of it was cancelled natively")
+        for part, source in self._sources:
+            _ = self.start(functools.partial(self._read, part, source))
 
     async def _read(self, part: Line, source: AsyncIterator[Any]) -> None:
-        stand_in(StreamPlace(self.owner))
         bound = self.owner.close_timeout
         # Entered before the first step, for one around the closing would lie across scopes that the source holds open.
-        with anyio.CancelScope() as closing:
-            try:
-                await self._pass_on(source)
-            except Exception as error:
-                self._fail_with(error)
-            finally:
-                closing.shield = True
-                closing.deadline = math.inf if bound is None else anyio.current_time() + bound
-                await self._close(part)  # noqa: ASYNC102  shielded by the scope around it
+        closing = anyio.CancelScope()
+        try:
+            with closing:
+                try:
+                    await self._pass_on(source)
+                except Exception as error:
+                    self._fail_with(error)
+                finally:
+                    closing.shield = True
+                    closing.deadline = math.inf if bound is None else anyio.current_time() + bound
+                    await self._close(part)  # noqa: ASYNC102  shielded by the scope around it
+        finally:
+            # Not `cancelled_caught`: on asyncio a scope catches nothing if one around it was cancelled before.
+            if closing.cancel_called:
+                assert bound is not None
+                self._fail_with(CloseTimeout(path=self.owner.path, step=f"merge of {self.line.label}", limit=bound))
 
     async def _close(self, part: Line) -> None:
         try:
@@ -91,31 +88,39 @@ class Merged(Handoff[Any]):
             self._fail_with(error)
 
     async def _pass_on(self, source: AsyncIterator[Any]) -> None:
-        step, ready, most = source.__anext__, self.ready, self.most
+        step, share = source.__anext__, max(1, self.most // len(self._sources))
         in_a_row = 0
         while True:
-            if len(ready) >= most:
-                await self.until_wanted()
+            if len(self.ready) >= self.most:
+                await self._until_room()
                 in_a_row = 0
             try:
                 item = await step()
             except StopAsyncIteration:
                 self._ended += 1
                 if self._halt == "any":
-                    self._group.cancel_scope.cancel()
+                    self.stop_all()
                 return
             self.put(item)
             in_a_row += 1
-            if in_a_row == most:  # a source that never waits must not keep all room for itself
+            if in_a_row == share:  # a source that never waits must not keep all room for itself
                 in_a_row = 0
                 await checkpoint()
 
+    async def _until_room(self) -> None:
+        """Wait until there is room. All who wait may go on then: each in its turn, and a slow one holds up nobody."""
+        if self._room is None:
+            self._room = self._event()
+        await self._room.wait()
+
+    def make_room(self) -> None:
+        """The reader has taken something."""
+        if len(self.ready) < self.most:
+            super().make_room()
+
     def _fail_with(self, error: Exception) -> None:
-        if self._first is None:
-            self._first = error
-        else:
-            add_note(self._first, f"{type(error).__name__} of another source at that moment: {error}")
-        self._group.cancel_scope.cancel()
+        self.note_failure(0, error)
+        self.stop_all()
 
 
 class Fan(Handoff[Any]):
@@ -123,7 +128,7 @@ class Fan(Handoff[Any]):
 
     Args:
         line: The line of the first reader.
-        make: Makes what it reads from.
+        recipe: What it reads from.
         count: How many readers.
         most: How many items may lie ready for each.
         overflow: What becomes of an item for which a reader has no room.
@@ -132,11 +137,12 @@ class Fan(Handoff[Any]):
         outlets: The readers that have not closed.
     """
 
-    __slots__ = ("_overflow", "_source", "outlets")
+    __slots__ = ("_overflow", "_recipe", "outlets")
 
-    def __init__(self, line: Line, make: Make, count: int, most: int, overflow: Overflow) -> None:
+    def __init__(self, line: Line, recipe: Recipe, count: int, most: int, overflow: Overflow) -> None:
         super().__init__(line, "broadcast", most)
-        self._source: AsyncIterator[Any] = make(self.line)
+        self.line.links.extend(recipe.given)
+        self._recipe = recipe
         self._overflow: Overflow = overflow
         self.outlets: list[Outlet[Any]] = [Outlet(self) for _ in range(count)]
 
@@ -147,10 +153,11 @@ class Fan(Handoff[Any]):
 
     async def work(self) -> None:
         """Read on."""
+        source = self._recipe.begin(self.line)
         while True:
             await self.until_wanted()
             try:
-                item = await self._source.__anext__()
+                item = await source.__anext__()
             except StopAsyncIteration:
                 return
             for outlet in self.outlets:
@@ -177,9 +184,8 @@ class Fan(Handoff[Any]):
 
     async def leave(self, outlet: Outlet[Any]) -> None:
         """A reader reads no more; with the last one the source is closed."""
-        if outlet in self.outlets:
-            self.outlets.remove(outlet)
-            self.make_room()
+        self.outlets.remove(outlet)
+        self.make_room()
         if not self.outlets:
             await self.aclose()
 
@@ -205,6 +211,11 @@ class Outlet(AsyncIterator[T]):
         item = self.ready.popleft()
         self._fan.make_room()
         return item
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is nothing left to be read, closed or told."""
+        return not self.ready and self._fan.has_ended
 
     async def aclose(self) -> None:
         """Read no more."""

@@ -20,7 +20,7 @@ from .mapping import Mapping
 from .merging import Fan, Merged
 from .reading import Reading
 from .retrying import Retries, caught, retried
-from .timing import Batched, Debounced, Stamped, Timed, throttled
+from .timing import Batched, Debounced, Settled, Stamped, Throttled, Timed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Hashable, Iterable
@@ -67,13 +67,19 @@ class Operators(AsyncIterator[T], Generic[T]):
     # ------------------------------------------------------------------ how operators are made
 
     def _goes_on(self, change: Callable[[Recipe], Recipe]) -> Stream[Any]:
+        self._require_own()
         self._reading.extend(change)
         self._hands_over()
         return self._another(self._reading)
 
+    def _require_own(self) -> None:
+        """Refuse if an operator has taken over what this object read."""
+        if self._reading.handle() is not self:
+            raise _moved(self._reading)
+
     def _hands_over(self) -> None:
         """From now on this object itself cannot be read."""
-        self.go(functools.partial(_was_moved, self._reading.owner.path, self._reading.label))
+        self.go(functools.partial(_refuse, self._reading))
 
     def _another(self, reading: Reading[Any]) -> Stream[Any]:
         return cast("Stream[Any]", type(self)(reading))
@@ -84,7 +90,7 @@ class Operators(AsyncIterator[T], Generic[T]):
 
     def _joined(self, operator: str, others: tuple[object, ...], build: Join, *, survives: bool = False) -> Stream[Any]:
         """With other sources beside this one."""
-        recipes = [_recipe_of_other(other, f"s.stream(...).{operator}") for other in others]
+        recipes = self._recipes_of(others, f"s.stream(...).{operator}")
 
         def change(recipe: Recipe) -> Recipe:
             makes = tuple(each.make for each in (recipe, *recipes))
@@ -98,6 +104,17 @@ class Operators(AsyncIterator[T], Generic[T]):
             return joined.within(operator, lambda line, _: build(line, makes), survives=survives)
 
         return self._goes_on(change)
+
+    def _recipes_of(self, others: tuple[object, ...], call: str) -> list[Recipe]:
+        """The recipes of other sources, which are taken over if nothing is wrong with any of them."""
+        streams = [self, *(other for other in others if _is_stream(other))]
+        if len({id(stream) for stream in streams}) < len(streams):
+            raise ValueError(f"{call}(...): a stream cannot be joined with itself, for it is read once")
+        for stream in streams:
+            stream._require_own()  # noqa: SLF001  of this class
+            stream._reading.require_idle()  # noqa: SLF001  of this class
+        recipes = [None if _is_stream(other) else recipe_of(other, call) for other in others]
+        return [recipe or _given_up(other) for recipe, other in zip(recipes, others, strict=True)]
 
     # ------------------------------------------------------------------ each item
 
@@ -164,7 +181,7 @@ class Operators(AsyncIterator[T], Generic[T]):
     @overload
     def flat_map(self, fn: Callable[[T], Iterable[U]]) -> Stream[U]: ...
     @overload
-    def flat_map(self, fn: Callable[[T], Coroutine[Any, Any, Iterable[U]]]) -> Stream[U]: ...
+    def flat_map(self, fn: Callable[[T], Coroutine[Any, Any, AsyncIterable[U] | Iterable[U]]]) -> Stream[U]: ...
     def flat_map(self, fn: Callable[[T], Any]) -> Stream[Any]:
         """The items of the iterables, async or plain, that `fn` makes of each item, one after the other."""
         checks.function("s.stream(...).flat_map", fn)
@@ -177,13 +194,30 @@ class Operators(AsyncIterator[T], Generic[T]):
     @overload
     def scan(self, fn: Callable[[S, T], S], initial: S) -> Stream[S]: ...
     def scan(self, fn: Callable[[Any, T], Any], initial: Any) -> Stream[Any]:
-        """The states after each item: `fn(state, item)`, plain or async, gives the next one."""
+        """The states after each item: `fn(state, item)`, plain or async, gives the next one.
+
+        Args:
+            fn: The function.
+            initial: The state before the first item; it is not given itself.
+
+        Raises:
+            TypeError: `fn` cannot be called.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.stream([3, 4, 5]).scan(lambda total, n: total + n, 0).collect())
+            >>> anyio.run(main)
+            [3, 7, 12]
+        """
         checks.function("s.stream(...).scan", fn)
         return self._through("scan", stages.scanned, fn, initial)
 
     def enumerate(self, start: int = 0) -> Stream[tuple[int, T]]:
         """Pairs of a number, counted from `start`, and the item."""
-        return self._through("enumerate", stages.enumerated, start)
+        return self._through("enumerate", stages.enumerated, checks.integer("start", start))
 
     def pairwise(self) -> Stream[tuple[T, T]]:
         """Pairs of each item and the one after it."""
@@ -220,16 +254,23 @@ class Operators(AsyncIterator[T], Generic[T]):
         checks.function("s.stream(...).skip_while", test)
         return self._through("skip_while", stages.skipped_while, test)
 
-    def distinct(self, key: Callable[[T], Hashable] | None = None, *, most: int | None = _MOST_DISTINCT) -> Stream[T]:
-        """Each item only once.
+    def distinct(
+        self,
+        key: Callable[[T], Hashable | Coroutine[Any, Any, Hashable]] | None = None,
+        *,
+        most: int | None = _MOST_DISTINCT,
+    ) -> Stream[T]:
+        """Each item only once: the first of those that are equal, wherever they stand.
 
         Args:
-            key: What of an item to compare; by default itself, which must be hashable.
+            key: What of an item to compare, by a plain or async function; by default itself, which must be hashable.
             most: How many different ones may be remembered, default 100,000; `None` for no bound.
 
         Raises:
             OverflowError: While it is read: there were more different items than `most`.
         """
+        if key is not None:
+            checks.function("s.stream(...).distinct", key)
         if most is not None:
             checks.whole("most", most, least=1)
         return self._through("distinct", stages.distinct, key, most)
@@ -242,7 +283,21 @@ class Operators(AsyncIterator[T], Generic[T]):
         Args:
             size: How many items.
             within: Seconds after its first item in which a batch is given even if it is not full; the source is read
-                in a task of its own then, up to `size` items ahead.
+                in a task of its own then, up to `size` items ahead. A reader that is cut off loses nothing then: the
+                batch is there for the next step.
+
+        Raises:
+            TypeError: An option has the wrong type.
+            ValueError: `size` is below 1, or `within` is not a finite number above zero.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.stream("abcde").batch(2, within=0.5).collect())
+            >>> anyio.run(main)
+            [['a', 'b'], ['c', 'd'], ['e']]
         """
         number = checks.whole("size", size, least=1)
         if within is None:
@@ -261,6 +316,29 @@ class Operators(AsyncIterator[T], Generic[T]):
             size: How many items.
             overflow: What to do when there is no room: `wait` (default), `drop_oldest` of those that lie there, or
                 `drop_newest`, the one that has just come.
+
+        A reader that is cut off loses nothing. When the stream is closed, the task has ended.
+
+        Raises:
+            TypeError: `size` is no int.
+            ValueError: `size` is below 1, or there is no such `overflow`.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def ticks():
+            ...     for tick in range(10):
+            ...         yield tick
+            ...         await anyio.sleep(0.01)
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         latest = s.stream(ticks).buffer(1, overflow="drop_oldest")
+            ...         print(await anext(latest))
+            ...         await anyio.sleep(0.5)
+            ...         print(await anext(latest))
+            >>> anyio.run(main)
+            0
+            9
         """
         number = checks.whole("size", size, least=1)
         checks.word("overflow", overflow, "wait", "drop_oldest", "drop_newest")
@@ -271,16 +349,70 @@ class Operators(AsyncIterator[T], Generic[T]):
         )
 
     def throttle(self, count: int, *, per: float = 1.0) -> Stream[T]:
-        """At most `count` items in any `per` seconds; none is lost, the source is read as slowly."""
-        number = checks.whole("count", count, least=1)
-        return self._through("throttle", throttled, number, checks.seconds("per", per))
+        """At most `count` items in any `per` seconds; none is lost, the source is read as slowly.
+
+        An item that has to wait is kept when the reader is cut off, and given at the next step.
+
+        Args:
+            count: How many items.
+            per: In how many seconds, default 1.
+
+        Raises:
+            TypeError: An option has the wrong type.
+            ValueError: `count` is below 1, or `per` is not a finite number above zero.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         began = anyio.current_time()
+            ...         async for item in s.stream("abc").throttle(1, per=0.02):
+            ...             print(item, anyio.current_time() - began >= 0.02 * "abc".index(item))
+            >>> anyio.run(main)
+            a True
+            b True
+            c True
+        """
+        number, time = checks.whole("count", count, least=1), checks.seconds("per", per)
+
+        def change(recipe: Recipe) -> Recipe:
+            def build(line: Line, make: Make) -> AsyncIterator[T]:
+                return Throttled(make(line), number, time)
+
+            return recipe.within("throttle", build, survives=recipe.survives)
+
+        return self._goes_on(change)
 
     def debounce(self, quiet: float) -> Stream[T]:
-        """Only items that no other one follows within `quiet` seconds, and the last; read in a task of the scope."""
+        """Only items that no other one follows within `quiet` seconds, and the last; read in a task of the scope.
+
+        An item is given when the quiet time is over. That task reads on whatever the reader does, up to 16 items ahead,
+        so neither a slow reader nor one that is cut off misses any.
+
+        Args:
+            quiet: Seconds.
+
+        Raises:
+            TypeError: `quiet` is no number.
+            ValueError: It is not finite and above zero.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def keys():
+            ...     for text in ("s", "sc", "scope"):
+            ...         yield text
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.stream(keys).debounce(0.05).collect())
+            >>> anyio.run(main)
+            ['scope']
+        """
         bound = checks.seconds("quiet", quiet)
 
         def build(line: Line, make: Any) -> AsyncIterator[T]:
-            return Debounced(line.add(Stamped(line, make, 1, "drop_oldest")), bound)
+            return Settled(line.add(Debounced(line, make, bound)))
 
         return self._goes_on(lambda recipe: recipe.within("debounce", build, survives=True))
 
@@ -314,12 +446,31 @@ class Operators(AsyncIterator[T], Generic[T]):
 
         Args:
             times: How often.
-            on: After which errors.
-            pause: Seconds before it begins again, doubled each time.
-            max_pause: The longest pause.
+            on: After which errors, by default any `Exception`. `ScopeCancelled` is none: it goes through.
+            pause: Seconds before it begins again, doubled each time. Default 0.
+            max_pause: The longest pause. Default 60.
+
+        What was given before an error is given again. When the attempts are used up the last error is raised, with the
+        earlier ones as notes. An error while a failed attempt is closed is not retried.
 
         Raises:
-            TypeError: The source cannot be read again.
+            TypeError: The source cannot be read again, or an option has the wrong type.
+            ValueError: An option has an impossible value.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> attempts = []
+            >>> def connect():
+            ...     attempts.append("attempt")
+            ...     if len(attempts) < 3:
+            ...         raise ConnectionRefusedError
+            ...     return ["one", "two"]
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.stream(connect).retry(5, on=OSError, pause=0.001).collect(), len(attempts))
+            >>> anyio.run(main)
+            ['one', 'two'] 3
         """
         retries = Retries(
             checks.whole("times", times, least=1),
@@ -327,7 +478,8 @@ class Operators(AsyncIterator[T], Generic[T]):
             checks.seconds("pause", pause, positive=False),
             checks.seconds("max_pause", max_pause, positive=False),
         )
-        if not self._reading.recipe.is_restartable:
+        self._require_own()
+        if self._reading.line is not None or not self._reading.recipe.is_restartable:
             raise TypeError(
                 f"stream {self._reading.full_label} cannot begin again: its source is an iterator, or was read from\n"
                 "Right: s.stream(read_lines).retry(3)   with the function that makes it, not s.stream(read_lines())"
@@ -341,11 +493,43 @@ class Operators(AsyncIterator[T], Generic[T]):
     @overload
     def catch(self, handler: Callable[[Exception], None], *, on: Errors = ...) -> Stream[T]: ...
     @overload
+    def catch(self, handler: Callable[[Exception], Coroutine[Any, Any, None]], *, on: Errors = ...) -> Stream[T]: ...
+    @overload
+    def catch(
+        self,
+        handler: Callable[[Exception], Coroutine[Any, Any, AsyncIterable[U] | Iterable[U] | None]],
+        *,
+        on: Errors = ...,
+    ) -> Stream[T | U]: ...
+    @overload
     def catch(
         self, handler: Callable[[Exception], AsyncIterable[U] | Iterable[U] | None], *, on: Errors = ...
     ) -> Stream[T | U]: ...
     def catch(self, handler: Callable[[Exception], Any], *, on: Errors = Exception) -> Stream[Any]:
-        """After an error go on with the items of what `handler(error)` gives, or end where that is `None`."""
+        """After an error go on with the items of what `handler(error)` gives, or end where that is `None`.
+
+        It sees errors of what stands before it, and none of what comes after it: neither of later operators, nor of the
+        loop that reads, nor of what the handler gives.
+
+        Args:
+            handler: A plain or async function, which gives an async or plain iterable, or `None`.
+            on: Which errors, by default any `Exception`. `ScopeCancelled` is none: it goes through.
+
+        Raises:
+            TypeError: `handler` cannot be called, or `on` is no class of errors.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def lines():
+            ...     yield "one"
+            ...     raise OSError("gone")
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.stream(lines).catch(lambda error: [f"({error})"], on=OSError).collect())
+            >>> anyio.run(main)
+            ['one', '(gone)']
+        """
         checks.function("s.stream(...).catch", handler)
         classes = checks.errors("on", on)
         return self._goes_on(
@@ -364,6 +548,26 @@ class Operators(AsyncIterator[T], Generic[T]):
             *others: Streams or other iterables.
             buffer: How many items are read ahead, beside one for each source. Default 16.
             halt: Whether it ends when `all` have ended (default) or with the first (`any`).
+
+        A reader that is cut off loses nothing. When the stream is closed, all sources are, each in its own task.
+
+        Raises:
+            TypeError: One of them is no iterable; none has been taken over then.
+            ValueError: An option has an impossible value, or a stream is to be merged with itself.
+            StreamClosed: One of the streams is closed.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def ticks(name, pause):
+            ...     for number in range(2):
+            ...         await anyio.sleep(pause)
+            ...         yield f"{name}{number}"
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.stream(ticks("slow", 0.2)).merge(ticks("fast", 0.01)).collect())
+            >>> anyio.run(main)
+            ['fast0', 'fast1', 'slow0', 'slow1']
         """
         most = checks.whole("buffer", buffer, least=1)
         checks.word("halt", halt, "all", "any")
@@ -380,9 +584,26 @@ class Operators(AsyncIterator[T], Generic[T]):
     def zip(self, *others: Any, strict: bool = False) -> Stream[Any]:
         """Tuples of one item of each, until the first has ended.
 
+        They are read one after the other, in this order; so when one has ended, those before it have given one item
+        more, as with `zip` of Python.
+
         Args:
             *others: Streams or other iterables.
             strict: Whether it is an error (`ValueError`) if others have more items. Default false.
+
+        Raises:
+            TypeError: One of them is no iterable; none has been taken over then.
+            ValueError: A stream is to be zipped with itself.
+            StreamClosed: One of the streams is closed.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.stream("ab").zip([1, 2], range(9)).collect())
+            >>> anyio.run(main)
+            [('a', 1, 0), ('b', 2, 1)]
         """
         return self._joined("zip", others, lambda line, makes: stages.zipped(line, makes, strict=strict))
 
@@ -400,13 +621,30 @@ class Operators(AsyncIterator[T], Generic[T]):
             buffer: How many items may lie ready for each. Default 16.
             overflow: What to do for a reader that has no room: let all `wait` (default), or `drop_oldest` or
                 `drop_newest` for that one.
+
+        An error goes to all of them, to each after its items. A reader that is cut off loses nothing.
+
+        Raises:
+            TypeError: An option has the wrong type.
+            ValueError: An option has an impossible value.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         numbers, words = s.stream(range(3)).broadcast(2)
+            ...         print(await numbers.zip(words.map(str)).collect())
+            >>> anyio.run(main)
+            [(0, '0'), (1, '1'), (2, '2')]
         """
         number, most = checks.whole("count", count, least=1), checks.whole("buffer", buffer, least=1)
         checks.word("overflow", overflow, "wait", "drop_oldest", "drop_newest")
+        self._require_own()
         owner = self._reading.owner
         label = self._reading.full_label
         recipe = self._reading.give_up()
-        fan = Fan(Line(owner, label), recipe.make, number, most, overflow)
+        fan = Fan(Line(owner, label), recipe, number, most, overflow)
         self._hands_over()
         return tuple(
             self._another(Reading(owner, Recipe(f"{recipe.name}.broadcast", _giver(outlet), (outlet,), survives=True)))
@@ -414,12 +652,16 @@ class Operators(AsyncIterator[T], Generic[T]):
         )
 
 
-async def _was_moved(path: str, label: str) -> Any:
-    raise ScopeMisuse(
-        path=path,
-        problem=f"stream {label} was read after an operator had taken it over",
-        remedy="Right: read what the operator gave: stream = s.stream(...).map(...)",
+def _moved(reading: Reading[Any]) -> ScopeMisuse:
+    return ScopeMisuse(
+        path=reading.owner.path,
+        problem=f"stream {reading.label} was used after an operator had taken it over",
+        remedy="Right: go on with what the operator gave: stream = s.stream(...).map(...)",
     )
+
+
+async def _refuse(reading: Reading[Any]) -> Any:
+    raise _moved(reading)
 
 
 def _giver(outlet: AsyncIterator[Any]) -> Callable[[Line], AsyncIterator[Any]]:
@@ -430,7 +672,7 @@ def _is_stream(thing: object) -> TypeGuard[Operators[Any]]:
     return isinstance(thing, Operators)
 
 
-def _recipe_of_other(other: object, call: str) -> Recipe:
-    if _is_stream(other):
-        return other._reading.give_up()  # noqa: SLF001  a function of this module
-    return recipe_of(other, call)
+def _given_up(stream: Any) -> Recipe:
+    recipe: Recipe = stream._reading.give_up()  # noqa: SLF001  a function of this module
+    stream._hands_over()  # noqa: SLF001  a function of this module
+    return recipe

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from ..._vocabulary.errors import ScopeCancelled
 from ..._vocabulary.notes import add_note
 from ..._vocabulary.options import is_coroutine
 from .line import recipe_of
@@ -33,25 +34,31 @@ class Retries:
         return min(self.longest, self.pause * 2.0 ** min(failures - 1, _MOST_DOUBLINGS))
 
 
+def is_cancellation(error: Exception) -> bool:
+    """Whether it tells that the scope was cancelled: no error that one could go on after."""
+    return isinstance(error, ScopeCancelled)
+
+
 async def retried(line: Line, make: Make, retries: Retries) -> AsyncIterator[Any]:
     """All items, from the beginning after each error."""
-    failures: list[Exception] = []
+    failures: list[str] = []
     while True:
-        part = line.part()
+        part = line.open_part()
         try:
             async for item in make(part):
                 yield item
+            break
         except retries.on as error:
-            if len(failures) >= retries.times:
-                for number, earlier in enumerate(failures, 1):
-                    add_note(error, f"attempt {number} failed with {type(earlier).__name__}: {earlier}")
+            if is_cancellation(error):
                 raise
-            failures.append(error)
-        else:
-            return
-        finally:
-            await part.aclose()
+            if len(failures) >= retries.times:
+                for note in failures:
+                    add_note(error, note)
+                raise
+            failures.append(f"attempt {len(failures) + 1} failed with {type(error).__name__}: {error}")
+            await line.close_part(part)  # what that raises hangs below, for both have happened
         await anyio.sleep(retries.pause_after(len(failures)))
+    await line.close_part(part)
 
 
 async def caught(
@@ -65,15 +72,15 @@ async def caught(
         async for item in source:
             yield item
     except on as error:
+        if is_cancellation(error):
+            raise
         made = handler(error)
         made = await made if is_coroutine(made) else made
     else:
         return
     if made is None:
         return
-    part = line.part()
-    try:
-        async for item in recipe_of(made, "catch").make(part):
-            yield item
-    finally:
-        await part.aclose()
+    recipe, part = recipe_of(made, "catch"), line.open_part()
+    async for item in recipe.make(part):
+        yield item
+    await line.close_part(part)

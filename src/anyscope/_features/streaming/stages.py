@@ -76,12 +76,11 @@ async def flat_mapped(line: Line, source: AsyncIterator[T], fn: Callable[[T], An
     """The items of what `fn` makes of each item, one after the other."""
     async for item in source:
         made = fn(item)
-        inner = line.part()
-        try:
-            async for each in recipe_of(await made if is_coroutine(made) else made, "flat_map").make(inner):
-                yield each
-        finally:
-            await inner.aclose()
+        recipe = recipe_of(await made if is_coroutine(made) else made, "flat_map")
+        inner = line.open_part()
+        async for each in recipe.make(inner):
+            yield each
+        await line.close_part(inner)
 
 
 def taken(line: Line, make: Make, count: int) -> AsyncIterator[Any]:
@@ -149,7 +148,9 @@ async def distinct(source: AsyncIterator[T], key: Callable[[T], Hashable] | None
     """The items that have not been there before."""
     seen: set[Any] = set()
     async for item in source:
-        mark = item if key is None else key(item)
+        mark: Any = item if key is None else key(item)
+        if key is not None and is_coroutine(mark):
+            mark = await mark
         if mark in seen:
             continue
         if most is not None and len(seen) >= most:

@@ -8,10 +8,10 @@ of this one.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
+from ..._lifetime.backend import nursery_count, refuses_misnesting
 from ..._vocabulary.errors import ScopeMisuse
 
 if TYPE_CHECKING:
@@ -35,21 +35,21 @@ Stepped: TypeAlias = "T | Cut"
 
 
 class HoldsScopeError(Exception):
-    """A source holds a scope open across its yield, and the one around its step is open still.
+    """A source holds a scope open across its yield.
 
     Args:
         item: What the step gave.
-        scope: The scope.
+        scope: The scope around the step if it is open still, as it always is on asyncio.
     """
 
-    def __init__(self, item: Any, scope: anyio.CancelScope) -> None:
+    def __init__(self, item: Any, scope: anyio.CancelScope | None) -> None:
         super().__init__(item, scope)
         self.item = item
         self.scope = scope
 
     def leave(self) -> None:
         """Leave the scope, once the source has been closed in this task."""
-        with suppress(RuntimeError):  # Trio has left it already
+        if self.scope is not None:
             self.scope.__exit__(None, None, None)
 
 
@@ -63,6 +63,11 @@ def holds_scope(path: str, label: str) -> ScopeMisuse:
     )
 
 
+def is_misnesting(error: RuntimeError) -> bool:
+    """Whether Trio complains of scopes that were not left in the order in which they were entered."""
+    return str(error).startswith("Cancel scope stack corrupted")
+
+
 async def step_within(scope: anyio.CancelScope, step: Callable[[], Awaitable[T]]) -> Stepped[T]:
     """Take a step in `scope`.
 
@@ -73,6 +78,7 @@ async def step_within(scope: anyio.CancelScope, step: Callable[[], Awaitable[T]]
         HoldsScopeError: The scope could not be left.
     """
     scope.__enter__()
+    before = nursery_count()
     try:
         item = await step()
     except BaseException as error:  # noqa: ASYNC103  the scope may absorb it
@@ -80,8 +86,10 @@ async def step_within(scope: anyio.CancelScope, step: Callable[[], Awaitable[T]]
         if scope.__exit__(type(error), error, error.__traceback__):
             return CUT  # noqa: ASYNC104  it has
         raise
+    if nursery_count() > before:  # Trio would give up the nursery, and its tasks break
+        raise HoldsScopeError(item, scope)
     try:
         scope.__exit__(None, None, None)
     except RuntimeError as error:
-        raise HoldsScopeError(item, scope) from error
+        raise HoldsScopeError(item, scope if refuses_misnesting() else None) from error
     return item

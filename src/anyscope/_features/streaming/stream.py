@@ -35,7 +35,12 @@ class Stream(Operators[T]):
     left; without, soon after the loop is left, and at the end of the scope at the latest.
 
     Operators such as `map` give a new stream and take this one over: it cannot be read by itself any more. Nothing is
-    read before the result is.
+    read before the result is. Functions that they are given may be plain or async; what those raise is raised bare, and
+    so is what the source raises, after all that came before it.
+
+    A reader that is cut off (`move_on_after` around a step) loses nothing where items are made in tasks of the scope:
+    `own_task=True`, `buffer`, `merge`, `broadcast`, `debounce`, `batch(within=)`, `map(concurrency=)`. In its own task
+    that ends the source, as always in Python, if it is a generator, or if an operator stands between.
 
     When the scope is cancelled or ends, whoever waits for an item does not wait on, in whichever task that is: a task
     of the scope is cancelled with it, any other one gets `ScopeCancelled` or `StreamClosed`. A loop ends by itself only
@@ -64,7 +69,7 @@ class Stream(Operators[T]):
         return self
 
     async def __aenter__(self) -> Self:
-        self._reading.is_block = True
+        self._reading.begin_block()
         return self
 
     async def __aexit__(
@@ -93,6 +98,9 @@ class Stream(Operators[T]):
     async def aclose(self) -> None:
         """Close the source, and everything between; whoever waits for an item in another task gets `StreamClosed`.
 
+        A loop in the task that made the stream is not interrupted unless the source has a task of its own: it gets one
+        more item first, if one comes.
+
         Cancelled, it still closes what can be closed, shielded and for at most `close_timeout` of the scope.
 
         Raises:
@@ -104,6 +112,7 @@ class Stream(Operators[T]):
 
     async def collect(self) -> list[T]:
         """All items, as a list; the source is closed then."""
+        self._require_own()
         async with self:
             return [item async for item in self]
 
@@ -112,7 +121,25 @@ class Stream(Operators[T]):
     @overload
     async def reduce(self, fn: Callable[[S, T], S], initial: S) -> S: ...
     async def reduce(self, fn: Callable[[Any, T], Any], initial: Any) -> Any:
-        """The state after all items: `fn(state, item)`, plain or async, gives the next one."""
+        """The state after all items: `fn(state, item)`, plain or async, gives the next one.
+
+        Args:
+            fn: The function.
+            initial: The state before the first item, which is the result where there is none.
+
+        Raises:
+            TypeError: `fn` cannot be called.
+            Exception: What the source or `fn` raised; the source is closed.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.stream([3, 4, 5]).reduce(lambda total, n: total + n, 0))
+            >>> anyio.run(main)
+            12
+        """
         state = initial
         async with self.scan(fn, initial) as states:
             async for state in states:  # noqa: B007  the last one is the result
@@ -128,6 +155,20 @@ class Stream(Operators[T]):
 
         Raises:
             Exception: What a call raised: those that ran have been cancelled and have ended.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def save(number):
+            ...     await anyio.sleep(0.01 * number)
+            ...     print(number)
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         await s.stream([3, 1, 2]).for_each(save, concurrency=3)
+            >>> anyio.run(main)
+            1
+            2
+            3
         """
         await self.map(fn, concurrency=concurrency, ordered=False).drain()
 
@@ -143,7 +184,19 @@ class Stream(Operators[T]):
 
         Raises:
             LookupError: There is none, and no default.
+
+        Example:
+            >>> import anyio
+            >>> from anyscope import scope
+            >>> async def main():
+            ...     async with scope() as s:
+            ...         print(await s.stream([3, 4, 5]).filter(lambda n: n > 3).first())
+            ...         print(await s.stream([]).first(None))
+            >>> anyio.run(main)
+            4
+            None
         """
+        self._require_own()
         async with self:
             async for item in self:
                 return item
@@ -153,6 +206,7 @@ class Stream(Operators[T]):
 
     async def count(self) -> int:
         """How many items there are."""
+        self._require_own()
         number = 0
         async with self:
             async for _ in self:
@@ -161,6 +215,7 @@ class Stream(Operators[T]):
 
     async def drain(self) -> None:
         """Read all items, for what that does."""
+        self._require_own()
         async with self:
             async for _ in self:
                 pass

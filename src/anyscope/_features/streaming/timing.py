@@ -8,9 +8,12 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from ..._vocabulary.errors import StreamTimeout
 from .buffer import Buffer
+from .handoff import Handoff
+from .line import Link
 from .stepping import CUT, HoldsScopeError, holds_scope, step_within
 
 if TYPE_CHECKING:
@@ -19,8 +22,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+CERTAIN = 16
+"""How many items a debounced source may be ahead of its reader, not counting the one that may yet be replaced."""
 
-class Timed(AsyncIterator[T]):
+
+class Timed(Link, AsyncIterator[T]):
     """Bounds the wait for items, each and all together; the time that the reader takes in between does not count.
 
     A scope around each single step, and none in between. A step that is cut ends a generator; the time-out is then
@@ -77,28 +83,54 @@ class Timed(AsyncIterator[T]):
             await self._line.aclose()
         finally:
             held.leave()
-        raise holds_scope(self._line.owner.path, self._label) from None
+        path = self._line.owner.path
+        raise holds_scope(path, self._label.removesuffix(f" of {path}")) from None
 
     @property
     def has_ended(self) -> bool:
         """Whether nothing of what it reads from is left to be closed."""
         return self._line.has_ended
 
+    def interrupt(self, why: Exception) -> None:
+        """Interrupt what it reads from."""
+        self._line.interrupt(why)
+
     async def aclose(self) -> None:
         """Close what it reads from."""
         await self._line.aclose()
 
 
-async def throttled(source: AsyncIterator[T], count: int, per: float) -> AsyncIterator[T]:
-    """At most `count` items in any `per` seconds; those that come too early wait."""
-    given: deque[float] = deque(maxlen=count)
-    async for item in source:
-        if len(given) == count:
-            wait = given[0] + per - anyio.current_time()
+class Throttled(AsyncIterator[T]):
+    """At most `count` items in any `per` seconds; those that come too early wait.
+
+    Args:
+        source: What it reads from.
+        count: How many items.
+        per: In how many seconds.
+
+    Attributes:
+        _given: When the last `count` items were given.
+        _waiting: The item that is too early, in a list; kept here, for the reader may be cut off.
+    """
+
+    __slots__ = ("_count", "_given", "_per", "_source", "_waiting")
+
+    def __init__(self, source: AsyncIterator[T], count: int, per: float) -> None:
+        self._source = source
+        self._count = count
+        self._per = per
+        self._given: deque[float] = deque(maxlen=count)
+        self._waiting: list[T] = []
+
+    async def __anext__(self) -> T:
+        if not self._waiting:
+            self._waiting.append(await self._source.__anext__())
+        if len(self._given) == self._count:
+            wait = self._given[0] + self._per - anyio.current_time()
             if wait > 0:
                 await anyio.sleep(wait)
-        given.append(anyio.current_time())
-        yield item
+        self._given.append(anyio.current_time())
+        return self._waiting.pop()
 
 
 class Stamped(Buffer[tuple[float, T]]):
@@ -116,12 +148,12 @@ async def _stamped(source: AsyncIterator[T]) -> AsyncIterator[tuple[float, T]]:
 
 
 class Batched(AsyncIterator[list[T]]):
-    """Batches of at most `size` items, none of which has waited for longer than `within` when its batch is given.
+    """Batches of at most `size` items, given when they are full, or `within` seconds after their first item came.
 
     Args:
         source: What it reads from.
         size: How many items a batch holds at most.
-        within: Seconds after its first item in which a batch is given at the latest.
+        within: Seconds after its first item in which a batch is given at the latest, if somebody waits for it.
 
     Attributes:
         _batch: What was taken and not given yet; kept here, for the reader may be cut off.
@@ -156,28 +188,65 @@ class Batched(AsyncIterator[list[T]]):
         return True
 
 
-class Debounced(AsyncIterator[T]):
+class Debounced(Handoff["tuple[float, T]"]):
     """Gives an item when none has followed it for `quiet` seconds, and the last one at the end.
 
-    Args:
-        source: What it reads from; it keeps only the newest item.
-        quiet: The seconds.
+    What follows what is decided by the task that reads, when it reads: a reader that is slow, or is cut off, changes
+    nothing. Of the items that lie here all but the newest are certain, and that one is when it has lain long enough.
 
-    Attributes:
-        _latest: The item that waits for quiet, and when it came; kept here, for the reader may be cut off.
+    Args:
+        line: The line that this is a link of.
+        make: Makes what it reads from.
+        quiet: The seconds.
     """
 
-    __slots__ = ("_latest", "_quiet", "_source")
+    __slots__ = ("_quiet", "_source")
 
-    def __init__(self, source: Stamped[T], quiet: float) -> None:
-        self._source = source
+    def __init__(self, line: Line, make: Make, quiet: float) -> None:
+        super().__init__(line, "debounce", CERTAIN + 1)
+        self._source: AsyncIterator[T] = make(self.line)
         self._quiet = quiet
-        self._latest: tuple[float, T] | None = None
+
+    async def work(self) -> None:
+        """Read on."""
+        step, ready = self._source.__anext__, self.ready
+        while True:
+            await self.until_wanted()
+            try:
+                item = await step()
+            except StopAsyncIteration:
+                return
+            now = anyio.current_time()
+            if ready and now < ready[-1][0] + self._quiet:
+                ready[-1] = now, item
+            else:
+                self.put((now, item))
+            await checkpoint()  # a source that never waits would let nobody else run
+
+    async def until_settled(self) -> None:
+        """Wait until the oldest item that lies here is certain.
+
+        Raises:
+            StopAsyncIteration: The source has ended.
+            Exception: It has failed.
+        """
+        while not self.ready:
+            await self.until_news_or_end()
+        while not self.is_over:
+            due = self.ready[0][0] + self._quiet
+            if anyio.current_time() >= due:
+                return
+            await self.until_news(due)
+
+
+class Settled(AsyncIterator[T]):
+    """The items of a `Debounced`, without the times."""
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: Debounced[T]) -> None:
+        self._source = source
 
     async def __anext__(self) -> T:
-        if self._latest is None:
-            self._latest = await self._source.__anext__()
-        while await self._source.until_ready(self._latest[0] + self._quiet):
-            self._latest = self._source.take()
-        item, self._latest = self._latest[1], None
-        return item
+        await self._source.until_settled()
+        return self._source.take()[1]
