@@ -1,29 +1,31 @@
-"""What a pool costs beside its peers, as ratios within one run.
+"""What a pool costs beside its peers.
 
-Run it with `nox -s benchmarks`, or `python benchmarks/pools.py [--quick]`. A peer that is not installed is left out; on
-Trio there is none: all of them need asyncio. Their connections are stubs, so the figures are those of the pools alone.
-
-The candidates of a table take turns. Costs are CPU time (`time.process_time`), medians with the lowest and the highest;
-the spike is wall time.
+Run it with `nox -s benchmarks`, or `python benchmarks/pools.py [--quick]`. How it is measured is told in `common.py`.
+On Trio there is no peer: all of them need asyncio. Their connections are stubs, so the figures are those of the pools
+alone.
 """
 
 from __future__ import annotations
 
-import gc
 import importlib
-import statistics
-import time
 from abc import ABC, abstractmethod
 from collections import deque
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from importlib.util import find_spec
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.lowlevel import checkpoint
-from common import parser_of, print_all
+from common import Area, Case, Here, Table, Target, main_of
 
 from anyscope import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from common import Work
 
 RESOURCES, TASKS = 10, 100
 LIMIT = 5.0
@@ -39,14 +41,16 @@ class Candidate(ABC):
     Args:
         create_delay: Seconds that the creation of a resource takes.
         is_full: Whether all resources are made before it is measured.
+        resources: How many there are at most, by default `RESOURCES`.
     """
 
     name: str
-    needs_asyncio = True
+    needs = "asyncio"
 
-    def __init__(self, create_delay: float = 0.0, *, is_full: bool = True) -> None:
+    def __init__(self, create_delay: float = 0.0, *, is_full: bool = True, resources: int | None = None) -> None:
         self.create_delay = create_delay
-        self.is_full = is_full
+        self.most = resources or RESOURCES
+        self.least = self.most if is_full else 0
 
     @abstractmethod
     async def open(self, stack: AsyncExitStack) -> None:
@@ -83,13 +87,12 @@ class Ours(Candidate):
     """This library's."""
 
     name = "anyscope.Pool"
-    needs_asyncio = False
+    needs = ""
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Open it."""
-        least = RESOURCES if self.is_full else 0
         self.pool = await stack.enter_async_context(
-            Pool(self.create, min=least, max=RESOURCES, acquire_timeout=LIMIT, name="things")
+            Pool(self.create, min=self.least, max=self.most, acquire_timeout=LIMIT, name="things")
         )
         await self.pool.ready()
 
@@ -116,12 +119,12 @@ class Bare(Candidate):
     """`anyio.Semaphore` and a deque: no pool, but what one writes by hand."""
 
     name = "Semaphore and deque, no time-out"
-    needs_asyncio = False
+    needs = ""
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Make all of them, or none."""
-        self.semaphore = anyio.Semaphore(RESOURCES)
-        self.things: deque[object] = deque(object() for _ in range(RESOURCES if self.is_full else 0))
+        self.semaphore = anyio.Semaphore(self.most)
+        self.things: deque[object] = deque(object() for _ in range(self.least))
 
     async def use(self, seconds: float | None) -> None:
         """Use one."""
@@ -178,10 +181,9 @@ class Psycopg(Candidate):
 
             async def close(self) -> None: ...
 
-        least = RESOURCES if self.is_full else 0
         # As many workers as resources: it makes three at a time otherwise.
         self.pool = pools.AsyncConnectionPool(
-            "", connection_class=Stub, min_size=least, max_size=RESOURCES, open=False, num_workers=RESOURCES
+            "", connection_class=Stub, min_size=self.least, max_size=self.most, open=False, num_workers=self.most
         )
         await stack.enter_async_context(self.pool)
         await self.pool.wait()
@@ -233,9 +235,8 @@ class Asyncpg(Candidate):
             await candidate.pause()
             return Stub()
 
-        least = RESOURCES if self.is_full else 0
         self.pool = await stack.enter_async_context(
-            asyncpg.create_pool(connect=connect, connection_class=Stub, min_size=least, max_size=RESOURCES)
+            asyncpg.create_pool(connect=connect, connection_class=Stub, min_size=self.least, max_size=self.most)
         )
 
     async def get(self) -> Any:
@@ -263,10 +264,9 @@ class Sqlalchemy(Candidate):
                 concurrency.await_only(self.pause())
             return SimpleNamespace(close=lambda: None, rollback=lambda: None)
 
-        self.pool = pools.AsyncAdaptedQueuePool(create, pool_size=RESOURCES, max_overflow=0, timeout=LIMIT)
-        if self.is_full:
-            for each in [await self.spawn(self.pool.connect) for _ in range(RESOURCES)]:
-                each.close()
+        self.pool = pools.AsyncAdaptedQueuePool(create, pool_size=self.most, max_overflow=0, timeout=LIMIT)
+        for each in [await self.spawn(self.pool.connect) for _ in range(self.least)]:
+            each.close()
 
     async def get(self) -> Any:
         """Get one."""
@@ -287,123 +287,164 @@ PEERS: dict[type[Candidate], tuple[str, ...]] = {
 def candidates(backend: str) -> list[type[Candidate]]:
     """Those that can run here."""
     found: list[type[Candidate]] = [Ours, Bare, Limited]
-    for kind, modules in PEERS.items() if backend == "asyncio" else ():
-        try:
-            for module in modules:
-                importlib.import_module(module)
-        except ImportError:
-            continue
-        found.append(kind)
-    return found
+    return found + [kind for kind in PEERS if backend != "trio" and is_installed(kind)]
+
+
+def is_installed(kind: type[Candidate]) -> bool:
+    """Whether it can be imported."""
+    return all(find_spec(module) for module in PEERS.get(kind, ()))
 
 
 # ------------------------------------------------------------------ what is measured
-async def alone(kind: type[Candidate], count: int) -> float:
-    """Microseconds for one use by the only task."""
-    async with AsyncExitStack() as stack:
-        pool = kind()
-        await pool.open(stack)
-        gc.collect()
-        began = time.process_time()
-        for _ in range(count):
-            await pool.use(None)
-        return (time.process_time() - began) / count * 1e6
+ALL: tuple[type[Candidate], ...] = (Limited, Bare, Ours, *PEERS)
 
 
-async def contended(kind: type[Candidate], count: int, tasks: int = TASKS) -> tuple[float, float]:
-    """Microseconds for one use where many tasks compete, and what the slowest did for each use of the fastest."""
-    uses = [0] * tasks
+def case(kind: type[Candidate], opened: Any, **options: Any) -> Case:
+    """A candidate."""
+    return Case(kind.name, partial(opened, kind), needs=kind.needs, is_here=is_installed(kind), **options)
+
+
+@asynccontextmanager
+async def full(kind: Callable[..., Candidate], **options: Any) -> AsyncIterator[Candidate]:
+    """One that is open."""
     async with AsyncExitStack() as stack:
-        pool = kind()
+        pool = kind(**options)
         await pool.open(stack)
+        yield pool
+
+
+@asynccontextmanager
+async def alone(kind: type[Candidate], repeats: int) -> AsyncIterator[Work]:
+    """One use after the other by the only task."""
+    async with full(kind) as pool:
+
+        async def use() -> None:
+            for _ in range(repeats):
+                await pool.use(None)
+
+        yield use
+
+
+@asynccontextmanager
+async def executing(repeats: int) -> AsyncIterator[Work]:
+    """`execute` by the only task."""
+
+    async def job(_: object) -> None:
+        """The least that it can do."""
+
+    async with full(Ours) as ours:
+
+        async def use() -> None:
+            for _ in range(repeats):
+                await ours.pool.execute(job)  # type: ignore[attr-defined]
+
+        yield use
+
+
+@asynccontextmanager
+async def contended(kind: Callable[[], Candidate], repeats: int, *, tasks: int = TASKS) -> AsyncIterator[Work]:
+    """Many tasks compete; the work gives what the slowest did for each use of the fastest."""
+    uses, used = [0] * tasks, [0]
+    gate, done = anyio.Event(), anyio.Event()
+    async with full(kind) as pool, anyio.create_task_group() as group:
 
         async def user(index: int) -> None:
             await gate.wait()
-            while sum_of[0] < count:
+            while used[0] < repeats:
                 await pool.use(0)
                 uses[index] += 1
-                sum_of[0] += 1
+                used[0] += 1
+            done.set()
 
-        sum_of = [0]
-        gate = anyio.Event()
-        async with anyio.create_task_group() as tg:
-            for index in range(tasks):
-                tg.start_soon(user, index)
-            await anyio.sleep(0.2)  # all have begun, which is not what is measured
-            gc.collect()
-            began = time.process_time()
+        for index in range(tasks):
+            group.start_soon(user, index)
+        await anyio.wait_all_tasks_blocked()  # all have begun, which is not what is measured
+
+        async def work() -> float:
             gate.set()
-        cost = (time.process_time() - began) / sum_of[0] * 1e6
-    return cost, min(uses) / max(uses)
+            await done.wait()  # by then each of them has had all of its turns but the last
+            return min(uses) / max(uses)
+
+        yield work
 
 
-async def spike(kind: type[Candidate]) -> float:
-    """Milliseconds until fifty requests to an empty pool are served."""
-    async with AsyncExitStack() as stack:
-        pool = kind(CREATE, is_full=False)
-        await pool.open(stack)
-        began = time.perf_counter()
-        async with anyio.create_task_group() as tg:
-            for _ in range(REQUESTS):
-                tg.start_soon(pool.use, USE)
-        return (time.perf_counter() - began) * 1e3
+@asynccontextmanager
+async def spike(kind: type[Candidate], _: int) -> AsyncIterator[Work]:
+    """Fifty requests to an empty pool."""
+    async with full(kind, create_delay=CREATE, is_full=False) as pool:
+
+        async def work() -> None:
+            async with anyio.create_task_group() as group:
+                for _ in range(REQUESTS):
+                    group.start_soon(pool.use, USE)
+
+        yield work
 
 
-Rows = dict[str, list[float]]
+@asynccontextmanager
+async def ideal(_: int) -> AsyncIterator[Work]:
+    """What it would take at best."""
+    yield partial(anyio.sleep, IDEAL)
 
 
-def show(title: str, rows: Rows, unit: str, base: float, targets: dict[str, str], *, digits: int = 2) -> None:
-    """Print one table, ratios to `base`."""
-    print(f"\n{title}")
-    for name, values in rows.items():
-        middle = statistics.median(values)
-        spread = f"{min(values):.{digits}f} .. {max(values):.{digits}f}"
-        target = f"   (to reach: {targets[name]})" if name in targets else ""
-        print(f"  {name:36}{middle:9.{digits}f} {unit}{spread:>20}{middle / base:9.2f}x{target}")
+# ------------------------------------------------------------------ the tables
+async def single(here: Here) -> Table:
+    """No other task."""
+    cases = [case(kind, alone) for kind in ALL]
+    cases.insert(3, Case("anyscope.Pool.execute", executing))
+    targets = [
+        Target("5", Ours.name, 0.6, Limited.name),
+        Target("7, stretch", "anyscope.Pool.execute", 10, kind="most"),
+    ]
+    return Table("one task alone, per use", cases, targets)
 
 
-def middle_of(rows: Rows, kind: type[Candidate]) -> float:
-    """The median of one."""
-    return statistics.median(rows[kind.name])
+async def many(here: Here) -> Table:
+    """A hundred tasks and ten resources."""
+    targets = [
+        Target("5", Ours.name, bound, kind.name) for kind, bound in ((Limited, 0.6), (Psycopg, 0.5), (Asyncpg, 0.5))
+    ]
+    title = "100 tasks, 10 resources, one checkpoint while holding, per use"
+    return Table(title, [case(kind, contended, least=20 * TASKS) for kind in ALL], targets)
 
 
-async def tables(backend: str, *, quick: bool) -> None:
-    """All tables of one backend."""
-    rounds, count = (3, 5_000) if quick else (7, 20_000)
-    kinds = candidates(backend)
-    single: Rows = {kind.name: [] for kind in kinds}
-    many: Rows = {kind.name: [] for kind in kinds}
-    shares: Rows = {kind.name: [] for kind in kinds}
-    spikes: Rows = {kind.name: [] for kind in kinds}
-    for turn in range(rounds + 1):
-        for kind in kinds:
-            cost, (load, share), burst = await alone(kind, count), await contended(kind, count), await spike(kind)
-            if turn:  # the first is to warm up
-                for rows, value in ((single, cost), (many, load), (shares, share), (spikes, burst)):
-                    rows[kind.name].append(value)
-    print(f"\n=== {backend}")
-    show("alone, per use", single, "us", middle_of(single, Limited), {Ours.name: "<= 0.6x"})
-    title = f"{TASKS} tasks, {RESOURCES} resources, one checkpoint while holding, per use"
-    target = {Ours.name: "<= 0.6x, and half of psycopg_pool and asyncpg"}
-    show(title, many, "us", middle_of(many, Limited), target)
-    show("the slowest task's uses for each of the fastest's", shares, "  ", 1, {Ours.name: ">= 0.9"})
-    title = f"{REQUESTS} requests of 5 ms, empty pool of {RESOURCES}, creation 30 ms (ideal {IDEAL * 1e3:.0f} ms)"
-    show(title, spikes, "ms", IDEAL * 1e3, {Ours.name: "<= 1.5x"}, digits=0)
-    for kind in (Ours, Bare):
-        await show_growth(kind, count)
+async def shares(here: Here) -> Table:
+    """The same, and who got how much."""
+    uses = 2_000 if here.effort.is_quick else 20_000
+    cases = [case(kind, contended, least=uses) for kind in ALL]
+    title = "the same: uses of the task that got the fewest, for each use of the one that got the most"
+    targets = [Target("5", Ours.name, 0.9, kind="least")]
+    return Table(title, cases, targets, shows="figure", unit="", is_ratio=False, is_once=True)
 
 
-async def show_growth(kind: type[Candidate], count: int) -> None:
-    """The table of one candidate with more and more tasks, at least ten uses each."""
-    growth: Rows = {f"{tasks:,} tasks": [] for tasks in (10, 100, 1_000, 10_000)}
-    for _ in range(3):
-        for tasks in (10, 100, 1_000, 10_000):
-            growth[f"{tasks:,} tasks"].append((await contended(kind, max(count, 10 * tasks), tasks))[0])
-    base = statistics.median(growth["100 tasks"])
-    targets = {"10,000 tasks": "<= 1.5x"} if kind is Ours else {}
-    show(f"{kind.name}, with more and more tasks, per use", growth, "us", base, targets)
+async def spikes(here: Here) -> Table:
+    """A burst."""
+    cases = [Case("ideal", ideal), *(case(kind, spike) for kind in ALL)]
+    title = f"50 requests of 5 ms, an empty pool of at most 10, creation 30 ms (ideal {IDEAL * 1e3:.0f} ms), wall time"
+    return Table(title, cases, [Target("5", Ours.name, 1.5, "ideal")], shows="wall", unit="ms")
 
+
+async def growth(here: Here) -> Table:
+    """One resource, and more and more tasks that wait for it, ten turns each at least."""
+    waiters = here.effort.sizes(1, 10, 100, 1_000, 10_000)
+    cases = [
+        Case(
+            f"{kind.name}: {n:,} waiting",
+            partial(contended, partial(kind, resources=1), tasks=n + 1),
+            least=max(10 * (n + 1), 1_000),
+        )
+        for kind in (Ours, Bare)
+        for n in waiters
+    ]
+    targets = [Target("7", Ours.name, 1.5, kind="flat")]
+    return Table("one resource, more and more waiting tasks, per use", cases, targets, is_ratio=False)
+
+
+AREA = Area(
+    "pools",
+    "Pools, with stubs as resources. Peers need asyncio.",
+    [single, many, shares, spikes, growth],
+)
 
 if __name__ == "__main__":
-    options = parser_of("What a pool costs beside its peers.").parse_args()
-    print_all(tables, ("psycopg-pool", "asyncpg", "SQLAlchemy"), quick=options.quick)
+    main_of(AREA)

@@ -1,35 +1,34 @@
-"""What services cost: to look one up, and to open a scope for a request; as ratios within one run.
+"""What services cost: to look one up, and to open a scope for a request.
 
-Run `python benchmarks/services.py [--quick]`. Containers that are not installed are skipped aloud. The candidates take
-turns, each figure is CPU time, a row shows the median, the lowest and the highest, and the ratio of the medians; see
-`core.py`. Ratios can be compared between machines, microseconds cannot.
+Run it with `nox -s benchmarks`, or `python benchmarks/services.py [--quick]`. How it is measured is told in
+`common.py`.
 
 The first eight uses of a service go a longer way, on which it is noted who holds it, so everything is warmed up.
+The containers are measured on asyncio, for which they are made.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from importlib import import_module
 from itertools import count as count_from
 from typing import Any
 
 import anyio
-from common import parser_of, versions
-from core import Figures, in_turn, per_op, show
+from common import Area, Case, Here, Table, Target, main_of, optional
 
-from anyscope import Scope, scope, use
+from anyscope import Key, Scope, scope, use
 
 Call = Callable[[], Awaitable[object]]
 
 WARM_UP = 20
-TARGET = 1.0
-"""Microseconds that a look-up two levels up may cost more than the call of a bare coroutine."""
 BARE = "bare coroutine, dict look-up"
 TWO_UP = "s.use, two levels up"
+REQUEST = (
+    "what opens a service, and what closes it, is a task of its own each, so that a native cancellation cannot cut the "
+    "clean-up; the peers start no task, and their clean-up is cut (see the page on services compared)"
+)
 
 
 class Database:
@@ -51,87 +50,122 @@ async def database() -> AsyncIterator[Database]:
     await opened.aclose()
 
 
-# ------------------------------------------------------------------ a service that is ready
+# ------------------------------------------------------------------ how it is called
+def called(name: str, opened: Callable[[], AbstractAsyncContextManager[Call]], **options: Any) -> Case:
+    """A case that opens something, and calls what that gives again and again."""
+
+    @asynccontextmanager
+    async def block(repeats: int) -> AsyncIterator[Call]:
+        async with opened() as call:
+            for _ in range(WARM_UP):
+                await call()
+            yield partial(repeat, call, repeats)
+
+    return Case(name, block, **options)
 
 
-async def repeated(count: int, call: Call) -> float:
-    """Microseconds for one of many calls."""
-    for _ in range(WARM_UP):
+def called_at_once(name: str, opened: Callable[[], AbstractAsyncContextManager[Callable[[], object]]]) -> Case:
+    """The same with a plain function."""
+
+    @asynccontextmanager
+    async def block(repeats: int) -> AsyncIterator[Call]:
+        async with opened() as call:
+            for _ in range(WARM_UP):
+                call()
+            yield partial(repeat_at_once, call, repeats)
+
+    return Case(name, block)
+
+
+async def repeat(call: Call, repeats: int) -> None:
+    """One after the other."""
+    for _ in range(repeats):
         await call()
 
-    async def loop() -> None:
-        for _ in range(count):
-            await call()
 
-    return await per_op(count, loop)
-
-
-async def repeated_at_once(count: int, call: Callable[[], object]) -> float:
-    """Microseconds for one of many plain calls."""
-    for _ in range(WARM_UP):
+async def repeat_at_once(call: Callable[[], object], repeats: int) -> None:
+    """The same."""
+    for _ in range(repeats):
         call()
 
-    async def loop() -> None:
-        for _ in range(count):
-            call()
 
-    return await per_op(count, loop)
-
-
-async def bare_look_ups(count: int) -> dict[str, float]:
+# ------------------------------------------------------------------ a service that is ready
+@asynccontextmanager
+async def in_dict() -> AsyncIterator[Call]:
     """The floor: a coroutine function that looks into a dict."""
     values = {Database: Database()}
 
     async def get(key: type) -> object:
         return values[key]
 
-    return {BARE: await repeated(count, partial(get, Database))}
+    yield partial(get, Database)
 
 
-async def our_look_ups(count: int) -> dict[str, float]:
-    """From the scope itself, from further down, and from wherever the code is."""
-    async with scope(name="app").provide(Database, open_database, Database.aclose) as app:
-        figures = {"s.use, own scope": await repeated(count, partial(app.use, Database))}
-        async with scope(), scope() as second:
-            figures[TWO_UP] = await repeated(count, partial(second.use, Database))
-            figures["use(), two levels up"] = await repeated(count, partial(use, Database))
-            async with AsyncExitStack() as eight_more:
-                tenth = second
-                for _ in range(8):
-                    tenth = await eight_more.enter_async_context(scope())
-                figures["s.use, ten levels up"] = await repeated(count, partial(tenth.use, Database))
-    return figures
+@asynccontextmanager
+async def below(levels: int) -> AsyncIterator[Scope]:
+    """A scope so many levels below the one that provides the service."""
+    async with AsyncExitStack() as stack:
+        s = await stack.enter_async_context(scope(name="app").provide(Database, open_database, Database.aclose))
+        await s.use(Database)
+        for _ in range(levels):
+            s = await stack.enter_async_context(scope())
+        yield s
 
 
-async def look_ups(peers: dict[str, Peer], count: int) -> dict[str, float]:
-    """One round of all."""
-    figures = await bare_look_ups(count) | await our_look_ups(count)
-    for name, peer in peers.items():
-        async with peer.ready() as get:
-            figures[name] = await repeated(count, get)
-    return figures
+@asynccontextmanager
+async def used(levels: int) -> AsyncIterator[Call]:
+    """From the scope itself, or from further down."""
+    async with below(levels) as s:
+        yield partial(s.use, Database)
 
 
-async def look_ups_at_once(count: int) -> dict[str, float]:
-    """The same without a coroutine."""
+@asynccontextmanager
+async def used_here() -> AsyncIterator[Call]:
+    """From wherever the code is."""
+    async with below(2):
+        yield partial(use, Database)
+
+
+async def look_ups(here: Here) -> Table:
+    """With `await`."""
+    cases = [
+        called(BARE, in_dict),
+        called("s.use, own scope", partial(used, 0)),
+        called(TWO_UP, partial(used, 2)),
+        called("use(), two levels up", used_here),
+        called("s.use, ten levels up", partial(used, 10)),
+        *(called(name, peer.ready, needs="asyncio", is_here=peer.is_here) for name, peer in peers().items()),
+    ]
+    targets = [Target("3", TWO_UP, 1.0, BARE, kind="more")]
+    return Table("a service that is ready, await", cases, targets)
+
+
+@asynccontextmanager
+async def in_dict_at_once() -> AsyncIterator[Callable[[], object]]:
+    """The floor without a coroutine."""
     values = {Database: Database()}
 
     def get(key: type) -> object:
         return values[key]
 
-    figures = {"bare function, dict look-up": await repeated_at_once(count, partial(get, Database))}
-    async with scope(name="app").provide(Database, Database) as app, scope(), scope() as second:
-        await app.use(Database)
-        figures["s.use_nowait, own scope"] = await repeated_at_once(count, partial(app.use_nowait, Database))
-        figures["s.use_nowait, two levels up"] = await repeated_at_once(count, partial(second.use_nowait, Database))
-    return figures
+    yield partial(get, Database)
 
 
-def judge(figures: Figures) -> None:
-    """Say whether the target holds."""
-    more = statistics.median(a - b for a, b in zip(figures[TWO_UP], figures[BARE], strict=True))
-    holds = "holds" if more < TARGET else "DOES NOT HOLD"
-    print(f"  {TWO_UP}: {more:.2f} us more than the bare coroutine (to reach: < {TARGET:g} us): {holds}")
+@asynccontextmanager
+async def used_at_once(levels: int) -> AsyncIterator[Callable[[], object]]:
+    """Ours without a coroutine."""
+    async with below(levels) as s:
+        yield partial(s.use_nowait, Database)
+
+
+async def look_ups_at_once(here: Here) -> Table:
+    """Without `await`."""
+    cases = [
+        called_at_once("bare function, dict look-up", in_dict_at_once),
+        called_at_once("s.use_nowait, own scope", partial(used_at_once, 0)),
+        called_at_once("s.use_nowait, two levels up", partial(used_at_once, 2)),
+    ]
+    return Table("a service that is ready, without await", cases)
 
 
 # ------------------------------------------------------------------ a scope for a request
@@ -179,39 +213,6 @@ def app_with(factory: Callable[[], Any], close: Callable[[Database], object] | N
     return scope(name="app").provide(Database, factory, close, shared=False)
 
 
-async def requests(count: int) -> dict[str, float]:
-    """An async factory and a close."""
-    figures = {"AsyncExitStack": await repeated(count, with_stack)}
-    async with app_with(open_database, Database.aclose):
-        figures["scope, async function and close="] = await repeated(count, our_request)
-    return figures
-
-
-async def requests_with_generator(peers: dict[str, Peer], count: int) -> dict[str, float]:
-    """An async generator."""
-    figures = {"AsyncExitStack": await repeated(count, with_stack_and_generator)}
-    async with app_with(database):
-        figures["scope, async generator"] = await repeated(count, our_request)
-    for name, peer in peers.items():
-        async with peer.requests() as request:
-            figures[name] = await repeated(count, request)
-    return figures
-
-
-async def empty_requests(peers: dict[str, Peer], count: int) -> dict[str, float]:
-    """Nothing is asked for."""
-    figures = {
-        "AsyncExitStack": await repeated(count, empty_stack),
-        "anyio task group": await repeated(count, empty_group),
-    }
-    async with app_with(database):
-        figures["scope"] = await repeated(count, our_empty_request)
-    for name, peer in peers.items():
-        async with peer.requests(use_it=False) as request:
-            figures[name] = await repeated(count, request)
-    return figures
-
-
 # ------------------------------------------------------------------ the peers
 
 
@@ -220,6 +221,11 @@ class Peer:
 
     def __init__(self, module: Any) -> None:
         self.module = module
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is installed."""
+        return self.module is not None
 
     @asynccontextmanager
     async def ready(self) -> AsyncIterator[Call]:
@@ -368,45 +374,113 @@ PEERS: dict[str, tuple[str, type[Peer]]] = {
 }
 
 
-def installed() -> dict[str, Peer]:
-    """The containers that are there; what is not is said."""
-    found: dict[str, Peer] = {}
-    for name, (module, kind) in PEERS.items():
-        try:
-            found[name] = kind(import_module(module))
-        except ImportError:  # noqa: PERF203  five of them
-            print(f"{name} is not installed: skipped")
-    return found
+def peers() -> dict[str, Peer]:
+    """The containers."""
+    return {name: kind(optional(module)) for name, (module, kind) in PEERS.items()}
 
 
-# ------------------------------------------------------------------ the tables
+# ------------------------------------------------------------------ more and more services
+KEYS = [Key[Database](f"database {number}") for number in range(1_000)]
 
 
-async def tables(backend: str, peers: dict[str, Peer], *, quick: bool) -> None:
-    """All tables of one backend."""
-    rounds, many, some = (5, 10_000, 200) if quick else (9, 50_000, 1000)
-    print(f"\n=== {backend}")
-    found = await in_turn(rounds, lambda: look_ups(peers, many))
-    show("a service that is ready, await", found, BARE, {})
-    judge(found)
-    at_once = await in_turn(rounds, lambda: look_ups_at_once(many))
-    show("a service that is ready, without await", at_once, "bare function, dict look-up", {})
-    one = await in_turn(rounds, lambda: requests(some))
-    show("a request with one service: an async function and a close", one, "AsyncExitStack", {})
-    generator = await in_turn(rounds, lambda: requests_with_generator(peers, some))
-    show("a request with one service: an async generator", generator, "AsyncExitStack", {})
-    none = await in_turn(rounds, lambda: empty_requests(peers, some))
-    show("a request with none", none, "AsyncExitStack", {})
+@asynccontextmanager
+async def many(n: int) -> AsyncIterator[tuple[Scope, AsyncExitStack]]:
+    """A scope that provides so many, and what closes it."""
+    async with AsyncExitStack() as stack:
+        s = scope()
+        for key in KEYS[:n]:
+            s.provide(key, open_database, Database.aclose)
+        yield await stack.enter_async_context(s), stack
 
 
-def main() -> None:
-    """Print every table; the containers on asyncio only, for which they are made."""
-    options = parser_of("What services cost.").parse_args()
-    print(versions(("svcs", "dishka", "wireup", "that-depends")))
-    peers = installed()
-    anyio.run(partial(tables, "asyncio", peers, quick=options.quick), backend="asyncio")
-    anyio.run(partial(tables, "trio", {}, quick=options.quick), backend="trio")
+async def resolve(s: Scope, n: int) -> None:
+    """Make them, one after the other."""
+    for key in KEYS[:n]:
+        await s.use(key)
 
+
+def resolving(n: int, *, is_close: bool) -> Case:
+    """To make so many, or to close them."""
+
+    @asynccontextmanager
+    async def opened(repeats: int) -> AsyncIterator[Call]:
+        async with AsyncExitStack() as all_of_them:
+            scopes = [await all_of_them.enter_async_context(many(n)) for _ in range(repeats)]
+
+            async def make() -> None:
+                for s, _ in scopes:
+                    await resolve(s, n)
+
+            async def close() -> None:
+                for _, stack in reversed(scopes):
+                    await stack.aclose()
+
+            if is_close:
+                await make()
+            yield close if is_close else make
+
+    return Case(f"{'close' if is_close else 'make'}: {n:,} services", opened, per=n)
+
+
+async def growth(here: Here) -> Table:
+    """To make them, and to close them."""
+    cases = [
+        resolving(n, is_close=is_close) for is_close in (False, True) for n in here.effort.sizes(1, 10, 100, 1_000)
+    ]
+    targets = [Target("7", kind, 1.5, kind="flat") for kind in ("make", "close")]
+    return Table("more and more services in one scope, per service", cases, targets, is_ratio=False)
+
+
+# ------------------------------------------------------------------ requests, as tables
+@asynccontextmanager
+async def within(app: Scope, call: Call) -> AsyncIterator[Call]:
+    """In an application."""
+    async with app:
+        yield call
+
+
+async def requests(here: Here) -> Table:
+    """An async factory and a close."""
+    ours = "scope, async function and close="
+    cases = [
+        Case.each("AsyncExitStack", with_stack),
+        called(ours, lambda: within(app_with(open_database, Database.aclose), our_request)),
+    ]
+    targets = [Target("3, research note", ours, 50, kind="most", reason=REQUEST)]
+    return Table("a request with one service: an async function and a close", cases, targets)
+
+
+async def requests_with_generator(here: Here) -> Table:
+    """An async generator."""
+    ours = "scope, async generator"
+    cases = [
+        Case.each("AsyncExitStack", with_stack_and_generator),
+        called(ours, lambda: within(app_with(database), our_request)),
+        *(called(name, peer.requests, needs="asyncio", is_here=peer.is_here) for name, peer in peers().items()),
+    ]
+    targets = [Target("3, research note", ours, 120, kind="most", reason=REQUEST)]
+    return Table("a request with one service: an async generator", cases, targets)
+
+
+async def empty_requests(here: Here) -> Table:
+    """Nothing is asked for."""
+    cases = [
+        Case.each("AsyncExitStack", empty_stack),
+        Case.each("anyio task group", empty_group),
+        called("scope", lambda: within(app_with(database), our_empty_request)),
+        *(
+            called(name, partial(peer.requests, use_it=False), needs="asyncio", is_here=peer.is_here)
+            for name, peer in peers().items()
+        ),
+    ]
+    return Table("a request with none", cases)
+
+
+AREA = Area(
+    "services",
+    "Services: to look one up, and to open a scope for a request. The containers need asyncio.",
+    [look_ups, look_ups_at_once, requests, requests_with_generator, empty_requests, growth],
+)
 
 if __name__ == "__main__":
-    main()
+    main_of(AREA)
