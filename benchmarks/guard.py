@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING
 
 import core
 import services
-import streams
 from common import Effort, Here, Table, leave_imports_alone, paired, run_on
 
 import polls
 import pools
+import streams
 
 if TYPE_CHECKING:
     from common import Maker
