@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are sent")
 
 @pytest.fixture(autouse=True)
 def _broken_pipes(loop_problems: list[dict[str, Any]]) -> Iterator[None]:
-    """On Python 3.10 asyncio tells of the pipe to a process that was killed, if something had not been written to it."""
+    """On Python 3.10 asyncio tells of the pipe to a process that was killed before all was written to it."""
     yield
     if sys.version_info < (3, 11):
         gc.collect()  # that is when it does
