@@ -19,6 +19,7 @@ from anyio.lowlevel import checkpoint
 from anyscope import (
     CloseTimeout,
     Hooks,
+    PollEvent,
     Pool,
     PoolClosed,
     PoolEvent,
@@ -227,6 +228,7 @@ async def test_a_hook_that_raises_changes_nothing(caplog: pytest.LogCaptureFixtu
 def test_hooks_that_do_not_care() -> None:
     """H2: a subclass need not override it."""
     assert Hooks().pool_changed(PoolEvent("db", "app", "acquired")) is None
+    assert Hooks().polled(PollEvent("health", "app", "succeeded")) is None
 
 
 # ------------------------------------------------------------------ alone

@@ -751,3 +751,13 @@ async def test_what_a_lost_task_was_to_read_is_closed_all_the_same() -> None:
         with pytest.raises(ValueError, match="step"):
             await buffer.aclose()
         await buffer.aclose()
+
+
+async def test_a_step_after_an_interruption() -> None:
+    """R2: whoever asks what was interrupted gets that, too."""
+    async with scope(name="app") as s:
+        stream = s.stream(range(3), own_task=True)
+        link = stream._reading._make()
+        link.interrupt(ValueError("enough"))  # type: ignore[attr-defined]
+        with pytest.raises(ValueError, match="enough"):
+            await link.__anext__()

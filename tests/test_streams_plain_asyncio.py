@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 
+import pytest
+
 from anyscope import scope
+from anyscope._lifetime.backend import soon_caller
 
 
 def test_a_dropped_stream_is_closed() -> None:
@@ -30,3 +34,17 @@ def test_a_dropped_stream_is_closed() -> None:
             assert closed == ["source"]
 
     asyncio.run(main())
+
+
+def test_the_loop_is_asked_where_there_is_no_sniffio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R3: AnyIO finds its backend by itself then."""
+    called: list[bool] = []
+
+    async def main() -> None:
+        soon_caller()(lambda: called.append(True))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    monkeypatch.setitem(sys.modules, "sniffio", None)
+    asyncio.run(main())
+    assert called == [True]

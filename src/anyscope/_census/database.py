@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import anyio
 import anyio.to_thread
 
-from .. import Err, Ok, current_scope
+from .. import Ok, current_scope
 from .options import UsageError
 from .report import plain, reason, short
 
@@ -80,11 +80,12 @@ class Database:
         files: list[tuple[Any, ...]] = []
         errors: list[tuple[Any, ...]] = []
         for path, result in outcomes:
-            match result:
-                case Ok(counts):
-                    files.append((number, short(path, root), counts.lines, counts.functions, counts.classes))
-                case Err(error):
-                    errors.append((number, short(path, root), type(error).__name__, reason(error, path)))
+            if isinstance(result, Ok):
+                counts = result.value
+                files.append((number, short(path, root), counts.lines, counts.functions, counts.classes))
+            else:
+                error = result.error
+                errors.append((number, short(path, root), type(error).__name__, reason(error, path)))
         await self._do(_write, number, files, errors, is_end)
 
     async def _do(self, work: Callable[[sqlite3.Connection, Unpack[Ts]], T], *args: Unpack[Ts]) -> T:

@@ -226,8 +226,7 @@ class Handoff(Link, AsyncIterator[T]):
     async def until_wanted(self) -> None:
         """Wait for room."""
         while not self.is_wanted:
-            if self._room is None:
-                self._room = self._event()
+            self._room = self._event()
             await self._room.wait()
 
     @abstractmethod

@@ -195,11 +195,12 @@ class Mapping(Team[U]):
             raise holds_scope(self.owner.path, self.line.label) from None
 
     def _let_another_lead(self) -> None:
+        """One that is idle, or else a new one."""
         if not self.is_wanted:
             return
         if self._idle:
             self._idle.pop().set()
-        elif self._size < self._limit:
+        else:
             self._hire()
 
     def _failure_in(self, raised: BaseException, worker: Worker) -> Exception:

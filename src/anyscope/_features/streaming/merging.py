@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint
 
 from ..._vocabulary.errors import CloseTimeout
 from .handoff import Handoff
+from .line import Link
 from .team import Team
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ class Fan(Handoff[Any]):
             await self.aclose()
 
 
-class Outlet(AsyncIterator[T]):
+class Outlet(Link, AsyncIterator[T]):
     """One reader of a `Fan`.
 
     Args:
