@@ -20,16 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from common import Area, Case, Here, Table, Target, main_of, optional
 
 from anyscope import Ok, each, scope
+from common import Area, Case, Here, Table, Target, main_of, optional
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from common import Work
-
     from anyscope import Scope
+    from common import Work
 
 aiometer = optional("aiometer")
 
