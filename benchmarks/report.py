@@ -38,7 +38,7 @@ How a second run comes to the same verdicts, also where a figure is near its bou
 - Each area is measured on each backend by several processes, one after the other and minutes apart, for the layout of
   memory moves a figure by some percent from process to process; growth by one process, for it takes long. A ratio is
   the median of the ratios of the processes.
-- Where that is within 10 % of a bound the table is measured by four more processes. `(1.18 .. 1.23)` beside a verdict
+- Where that is within 10 % of a bound the table is measured by more processes. `(1.18 .. 1.23)` beside a verdict
   are the lowest and the highest of the processes.
 - A process that measures asyncio or uvloop does not load Trio, with which AnyIO and anyscope are slower there, since
   they have to ask which of the two it is.
