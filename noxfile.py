@@ -18,7 +18,7 @@ nox.needs_version = ">=2026.8"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = False
 nox.options.download_python = "never"
-nox.options.sessions = ["lint", "types", "docs", "demo", "guard", "minimums", "tests", "coverage"]
+nox.options.sessions = ["lint", "types", "docs", "demo", "minimums", "tests", "coverage"]
 os.environ.update(UV_PYTHON_DOWNLOADS="never", PYRIGHT_PYTHON_IGNORE_WARNINGS="1")
 os.environ.pop("PYTHONPATH", None)
 
@@ -30,6 +30,10 @@ PYTHONS = nox.project.python_versions(PROJECT)
 SIMULATIONS = ["tests/test_machine_scopes.py", "tests/test_machine_services.py", "tests/test_seeded_faults.py"]
 SIMULATIONS += ["tests/test_simulated.py", "tests/test_poll_simulated.py", "tests/test_pool_simulated.py"]
 SIMULATIONS += ["tests/test_stream_simulated.py", "tests/test_stream_operators_simulated.py"]
+SIMULATIONS += ["tests/test_random_trees.py", "tests/test_polls_random.py"]
+# Sweeps on the highest Python alone, and whole programs on the lowest, too. What depends on the version is elsewhere.
+SWEEPS = ["tests/test_pool_closing.py", "tests/test_lifetimes_natively.py", "tests/test_services_races.py"]
+PROGRAMS = ["tests/test_testing_plugin.py", "tests/test_testing_simulation.py"]
 PYTEST = ("pytest", "-n", "logical")  # a worker for each core
 # What ruff does not have. Not 910 and 911 (a checkpoint on every path): they look at each private helper by itself, and
 # an await of what has ended already is no checkpoint on purpose.
@@ -125,16 +129,18 @@ def minimums(session: nox.Session) -> None:
     pins = [line for line in frozen if line.partition("==")[0] in {"anyio", "exceptiongroup", "trio"}]
     session.log(f"lowest: {', '.join(pins)}")
     _install(session, "test", args=(*pins,))
-    session.run(*PYTEST, *(f"--ignore={name}" for name in SIMULATIONS), *session.posargs)
+    session.run(*PYTEST, *(f"--ignore={name}" for name in SIMULATIONS + SWEEPS + PROGRAMS), *session.posargs)
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """All tests, each on asyncio, asyncio with uvloop, and Trio."""
     _install(session, "test")
-    left_out = [f"--ignore={name}" for name in SIMULATIONS]
     session.env.update(_with_postgres())
-    if session.python not in {LOWEST, HIGHEST}:  # these two run every line that depends on the version
+    has_all_lines = session.python in {LOWEST, HIGHEST}  # every line that depends on the version
+    apart = SIMULATIONS + ([] if session.python == HIGHEST else SWEEPS) + ([] if has_all_lines else PROGRAMS)
+    left_out = [f"--ignore={name}" for name in apart]
+    if not has_all_lines:
         session.run(*PYTEST, *left_out, *session.posargs)
         return
     if not session.posargs:  # apart, for measuring them takes minutes
@@ -188,7 +194,7 @@ def _change_of(diff: str) -> tuple[str, str, str]:
     return file, "\n".join(was), "\n".join(became)
 
 
-@nox.session(python=HIGHEST)
+@nox.session(python=HIGHEST, default=False)
 def guard(session: nox.Session) -> None:
     """No ratio of ours to something bare is much worse than the one that is kept; half a minute."""
     _install(session, extras="[trio]")

@@ -112,7 +112,7 @@ def measure_and_tell(
     if write is not None:
         processes = f"{tries} processes" if tries > 1 else "one process"
         how = (
-            f"By {processes} for each area and backend, in {took / 60:.0f} minutes"
+            f"By {processes} for each area and backend, in {took / 60:.1f} minutes"
             + ", with `--quick`" * is_quick
             + "."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -303,3 +304,25 @@ async def test_a_time_out_leaves_no_cycle() -> None:
             gc.garbage.clear()
             gc.enable()
     assert not found
+
+
+def test_the_end_of_the_loop_ends_a_pool_whose_scope_was_never_left() -> None:
+    """S7: `asyncio.run` cancels what is left and waits for it; its resources are destroyed, and the program ends."""
+    destroyed: list[object] = []
+
+    async def main() -> None:
+        s = scope(name="app")
+        await s.__aenter__()
+        pool = s.pool(object, destroy=destroyed.append, min=2, name="things")
+        await pool.ready()
+        raise KeyError("forgotten")
+
+    def run() -> None:
+        with pytest.raises(KeyError):
+            asyncio.run(main())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive(), "it goes on"
+    assert len(destroyed) == 2

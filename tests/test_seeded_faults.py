@@ -16,7 +16,7 @@ import math
 import re
 import sys
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -585,16 +585,16 @@ def the_closer_looks_and_then_listens(patch: Patch) -> None:
 
 @fault("several_wait_for_a_task", by_scope, says=r"assert got.count\(Ok")
 def who_gives_up_waiting_cancels_the_task(patch: Patch) -> None:
-    until_ended = Task._until_ended
+    wait = Task.__await__
 
-    async def jealous(self: Task[Any]) -> None:
+    def jealous(self: Task[Any]) -> Generator[Any, Any, Any]:
         try:
-            await until_ended(self)
+            return (yield from wait(self))
         except BaseException:
             self.cancel()
             raise
 
-    patch.setattr(Task, "_until_ended", jealous)
+    patch.setattr(Task, "__await__", jealous)
 
 
 @fault("tasks_that_say_when_they_have_started", by_step, says="nobody made .*ScopeCancelled", backends=("asyncio",))

@@ -255,10 +255,15 @@ class Item(Generic[T]):
         return self._overrun()
 
     async def _next_order(self) -> Order:
-        """Wait for one; nothing else makes a resource act that nobody uses, not even a native cancellation."""
+        """Wait for one; nothing else makes a resource act that nobody uses, not even a native cancellation.
+
+        But where the scope was never left, nobody will order anything: the event loop ends, and so does the resource.
+        """
         while self._order is None:
             with suppress(anyio.get_cancelled_exc_class()):  # noqa: ASYNC118  used at once
                 await self._ordered.wait()
+            if self._stock.owner.is_forsaken:
+                return "destroy"
         order, self._order = self._order, None
         self._ordered = anyio.Event()
         return order

@@ -19,6 +19,8 @@ import anyio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..._lifetime.owner import Owner
+
 
 class Keeper:
     """Calls back when something is due.
@@ -49,10 +51,10 @@ class Keeper:
         if self._wait is not None:
             self._wait.cancel()
 
-    async def run(self, tick: Callable[[float], float]) -> None:
-        """The task. `tick` does what is due and gives the time at which something will be."""
+    async def run(self, owner: Owner, tick: Callable[[float], float]) -> None:
+        """The task of `owner`. `tick` does what is due and gives the time at which something will be."""
         cancelled = anyio.get_cancelled_exc_class()  # noqa: ASYNC118  used at once
-        while not self._is_over:
+        while not (self._is_over or owner.is_forsaken):
             with suppress(cancelled):  # a native cancellation: there is nobody else to watch the clock
                 with anyio.CancelScope(shield=True, deadline=self._due) as self._wait:
                     await anyio.sleep_forever()

@@ -156,7 +156,7 @@ class Pool(Generic[T]):
         label = f"{self.name} of {owner.path}" if self._own is None else owner.path
         stock = self._state = Stock(owner, label, self._settings, self._sizes, self._keeper.wake)
         owner.push(self.name, self._close_with_scope, kind="pool", subject=self)
-        _ = owner.spawn(Start(lambda: self._keeper.run(stock.tick)), _keeper_name(stock))
+        _ = owner.spawn(Start(lambda: self._keeper.run(owner, stock.tick)), _keeper_name(stock))
         stock.grow()
         return self
 

@@ -97,6 +97,7 @@ class Stock(Generic[T]):
     max: int
     min: int
     now: Callable[[], float]
+    failures: Failures
     patience: float
     tally: Tally
     thread: int

@@ -5,6 +5,7 @@
 | `stream` | what users see |
 | `operators` | `map` and all that makes a stream of another one |
 | `reading` | who takes the steps, and what is around them |
+| `place` | where its code runs, if not in the reader's task |
 | `closing` | how it is closed, and what interrupts those who read |
 | `line` | what a stream is made of: recipes, and the iterators made from them |
 | `stepping` | one step inside a cancel scope |

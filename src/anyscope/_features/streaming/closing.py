@@ -24,11 +24,12 @@ import anyio
 
 from ..._lifetime.backend import running_task, soon_caller
 from ..._lifetime.cleanup import CleanUp, run_clean_up
-from ..._lifetime.place import Place, stand_in
+from ..._lifetime.place import stand_in
 from ..._lifetime.start import Start
 from ..._lifetime.watching import WATCHERS, tell
 from ..._vocabulary.errors import CloseTimeout, ScopeCancelled, ScopeMisuse, StreamClosed
 from .line import Line, Recipe
+from .place import StreamPlace
 from .stepping import holds_scope, is_misnesting
 
 if TYPE_CHECKING:
@@ -40,20 +41,6 @@ GLANCE = 0.01
 """Seconds between two looks at whether a step that is taken directly is over."""
 
 State: TypeAlias = Literal["new", "open", "closing", "closed"]
-
-
-class StreamPlace(Place):
-    """Where the code of a stream runs in a task of the scope: the scope ends that, and does not wait for it."""
-
-    @property
-    def is_kept(self) -> bool:
-        """The closing scope does not wait for what is done in it."""
-        return True
-
-    @property
-    def is_sheltered(self) -> bool:
-        """It is cancelled along with its scope."""
-        return False
 
 
 class Held(ABC):
@@ -107,6 +94,13 @@ class Held(ABC):
         "step_scope",
         "why",
     )
+
+    holds_scope: bool
+    is_block: bool
+    is_guarded: bool
+    is_inside: bool
+    is_left: bool
+    is_stepping: bool
 
     def __init__(self, owner: Owner, recipe: Recipe) -> None:
         self.owner: Owner = owner
@@ -389,6 +383,7 @@ class Held(ABC):
             self._closed.set()
 
     def closed_error(self, problem: str) -> StreamClosed:
+        """The error for who reads on."""
         return StreamClosed(stream=self.full_label, problem=problem)
 
 

@@ -33,8 +33,8 @@ from ..._lifetime.place import stand_in
 from ..._lifetime.start import Start
 from ..._vocabulary.errors import CloseTimeout, ScopeCancelled
 from ..._vocabulary.results import Err
-from .closing import StreamPlace
 from .line import Link
+from .place import StreamPlace
 
 if TYPE_CHECKING:
     from ..._lifetime.ending import BodyEnd

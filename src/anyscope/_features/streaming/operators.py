@@ -50,7 +50,10 @@ class Operators(AsyncIterator[T], Generic[T]):
 
     if TYPE_CHECKING:
 
-        def __anext__(self) -> Coroutine[Any, Any, T]: ...
+        def __anext__(self) -> Coroutine[Any, Any, T]:
+            """The next item."""
+            ...
+
     else:
         # An attribute, for in the common case it is that of the source itself, and so costs nothing.
         __slots__ = ("__anext__", "__weakref__", "_reading")

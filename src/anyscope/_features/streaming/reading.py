@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from ..._lifetime.owner import Owner
+    from .closing import State
 
 T = TypeVar("T")
 
@@ -62,6 +63,14 @@ class Reading(Held, Generic[T]):
     """
 
     __slots__ = ("_has_stepped", "_is_looped", "_last", "_maker")
+
+    holds_scope: bool
+    is_guarded: bool
+    is_inside: bool
+    is_stepping: bool
+    recipe: Recipe
+    state: State
+    why: Exception | None
 
     def __init__(self, owner: Owner, recipe: Recipe) -> None:
         self._last: AsyncIterator[T] | None = None

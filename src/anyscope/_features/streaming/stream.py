@@ -83,6 +83,7 @@ class Stream(Operators[T]):
             self._reading.report(raised)  # the block's own goes first, and this one must not vanish
 
     def __del__(self) -> None:
+        """Have it closed soon, in a task of its scope."""
         reading = getattr(self, "_reading", None)
         if reading is not None:
             reading.was_dropped(self)

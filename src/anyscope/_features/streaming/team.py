@@ -17,8 +17,8 @@ from ..._lifetime.place import stand_in
 from ..._lifetime.start import Start
 from ..._vocabulary.errors import TaskCancelled
 from ..._vocabulary.notes import add_note
-from .closing import StreamPlace
 from .handoff import Handoff
+from .place import StreamPlace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
