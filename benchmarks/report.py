@@ -7,6 +7,7 @@ import platform
 import sys
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING
@@ -97,8 +98,10 @@ class Joined:
             yield [name, *(self.cell(name, backend) for backend in self.backends)]
 
 
-def figure_text(value: float) -> str:
-    """Three digits."""
+def figure_text(value: float, *, is_fine: bool = False) -> str:
+    """Three digits; below one two of them, unless it is to be compared with a bound."""
+    if is_fine and abs(value) < 1:
+        return f"{value:.3f}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
@@ -153,8 +156,9 @@ class Verdict:
             return "-"
         values = self.values[backend]
         unit = {"ratio": "x", "flat": "x", "more": " us"}.get(self.target.kind, f" {self.table.of.unit}".rstrip())
-        spread = f" ({figure_text(min(values))} .. {figure_text(max(values))})" if len(values) > 1 else ""
-        return f"{'met' if self.is_met(backend) else '**NOT met**'}: {figure_text(median(values))}{unit}{spread}"
+        text = partial(figure_text, is_fine=self.target.kind == "ratio")
+        spread = f" ({text(min(values))} .. {text(max(values))})" if len(values) > 1 else ""
+        return f"{'met' if self.is_met(backend) else '**NOT met**'}: {text(median(values))}{unit}{spread}"
 
     @property
     def what(self) -> str:
