@@ -91,7 +91,7 @@ class Effort:
         return sizes[:-1] if self.is_quick else sizes
 
 
-FULL = Effort(0.01, 1.5, 3, 50)
+FULL = Effort(0.01, 1.2, 3, 50)
 QUICK = Effort(0.002, 0.3, 3, 9, is_quick=True)
 
 

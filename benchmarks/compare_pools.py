@@ -10,9 +10,8 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from common import versions
-
 import pools
+from common import versions
 from pools import Ours, candidates
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ from typing import Any, TypeAlias
 
 import anyio
 import anyio.lowlevel
-from common import versions
 from sniffio import current_async_library
 
 from anyscope import scope
+from common import versions
 
 Factory: TypeAlias = "Callable[..., AsyncIterator[Any]]"
 Services: TypeAlias = "dict[type, Factory]"

@@ -21,9 +21,9 @@ import aiostream
 import anyio
 import asyncstdlib
 import streamable
-from common import versions
 
 from anyscope import Scope, scope
+from common import versions
 
 CALLS = 3
 """Calls at once in a concurrent map."""

@@ -20,16 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from common import Area, Case, Here, Table, Target, main_of, optional
 
 from anyscope import Ok, each, scope
+from common import Area, Case, Here, Table, Target, main_of, optional
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from common import Work
-
     from anyscope import Scope
+    from common import Work
 
 aiometer = optional("aiometer")
 
@@ -37,8 +36,8 @@ LOOP, OURS = "plain loop", "s.parallel, concurrency=10"
 BARE = "bare AnyIO group, await start_soon(f)"
 ISOLATED = (
     "context variables of each job are its own (A9): the copy of the context, two `Context.run`, the StopIteration and "
-    "the Ok of a job cost what the row `isolation alone` shows, which is over the bound or near it before any job is "
-    "handed out"
+    "the Ok of a job cost what the row `isolation alone` shows, most of what the bound allows, before any job is read, "
+    "handed to a worker, or can be cancelled"
 )
 
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import to_thread
-from common import versions
 
 from anyscope import Pool, scope
+from common import versions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -14,16 +14,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from common import Area, Case, Here, Table, Target, main_of
 
 from anyscope import scope
+from common import Area, Case, Here, Table, Target, main_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from common import Work
-
     from anyscope import Scope
+    from common import Work
 
 SHORT = 1e-6
 """Seconds of an interval that has gone by when one comes to look."""

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.lowlevel import checkpoint
-from common import Area, Case, Here, Table, Target, main_of
 
 from anyscope import Pool
+from common import Area, Case, Here, Table, Target, main_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

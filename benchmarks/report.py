@@ -7,6 +7,7 @@ import platform
 import sys
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ How a second run comes to the same verdicts, also where a figure is near its bou
 - Each area is measured on each backend by several processes, one after the other and minutes apart, for the layout of
   memory moves a figure by some percent from process to process; growth by one process, for it takes long. A ratio is
   the median of the ratios of the processes.
-- Where that is within 10 % of a bound the table is measured by four more processes. `(1.18 .. 1.23)` beside a verdict
+- Where that is within 10 % of a bound the table is measured by more processes. `(1.18 .. 1.23)` beside a verdict
   are the lowest and the highest of the processes.
 - A process that measures asyncio or uvloop does not load Trio, with which AnyIO and anyscope are slower there, since
   they have to ask which of the two it is.
@@ -97,8 +98,10 @@ class Joined:
             yield [name, *(self.cell(name, backend) for backend in self.backends)]
 
 
-def figure_text(value: float) -> str:
-    """Three digits."""
+def figure_text(value: float, *, is_fine: bool = False) -> str:
+    """Three digits; below one two of them, unless it is to be compared with a bound."""
+    if is_fine and abs(value) < 1:
+        return f"{value:.3f}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
@@ -153,8 +156,9 @@ class Verdict:
             return "-"
         values = self.values[backend]
         unit = {"ratio": "x", "flat": "x", "more": " us"}.get(self.target.kind, f" {self.table.of.unit}".rstrip())
-        spread = f" ({figure_text(min(values))} .. {figure_text(max(values))})" if len(values) > 1 else ""
-        return f"{'met' if self.is_met(backend) else '**NOT met**'}: {figure_text(median(values))}{unit}{spread}"
+        text = partial(figure_text, is_fine=self.target.kind == "ratio")
+        spread = f" ({text(min(values))} .. {text(max(values))})" if len(values) > 1 else ""
+        return f"{'met' if self.is_met(backend) else '**NOT met**'}: {text(median(values))}{unit}{spread}"
 
     @property
     def what(self) -> str:

@@ -1,6 +1,6 @@
 """Run all benchmarks, print their tables and the verdicts on the targets, and write the page of the documentation.
 
-    nox -s benchmarks                                   everything, about fifteen minutes
+    nox -s benchmarks                                   everything, about a quarter of an hour
     nox -s benchmarks -- --quick                        smaller, under two minutes
     nox -s benchmarks -- --write docs/benchmarks.md     the page
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from common import Area
 
 NAMES = ("core", "services", "pools", "polls", "streams")
-TRIES, MORE = 3, 4
+TRIES, MORE = 3, 2
 """Processes for each area and backend, and some more for what is near a bound."""
 
 
@@ -112,7 +112,7 @@ def measure_and_tell(
     if write is not None:
         processes = f"{tries} processes" if tries > 1 else "one process"
         how = (
-            f"By {processes} for each area and backend, in {took / 60:.0f} minutes"
+            f"By {processes} for each area and backend, in {took / 60:.1f} minutes"
             + ", with `--quick`" * is_quick
             + "."
         )

@@ -16,9 +16,9 @@ from itertools import count as count_from
 from typing import Any
 
 import anyio
-from common import Area, Case, Here, Table, Target, main_of, optional
 
 from anyscope import Key, Scope, scope, use
+from common import Area, Case, Here, Table, Target, main_of, optional
 
 Call = Callable[[], Awaitable[object]]
 

@@ -15,14 +15,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from common import Area, Case, Here, Table, Target, main_of, optional
 
 from anyscope import scope
+from common import Area, Case, Here, Table, Target, main_of, optional
 
 if TYPE_CHECKING:
-    from common import Work
-
     from anyscope import Scope, Stream
+    from common import Work
 
 LIMIT = 10
 """Calls at once in a concurrent map."""
