@@ -761,3 +761,24 @@ async def test_a_step_after_an_interruption() -> None:
         link.interrupt(ValueError("enough"))  # type: ignore[attr-defined]
         with pytest.raises(ValueError, match="enough"):
             await link.__anext__()
+
+
+@pytest.mark.virtual_time
+async def test_the_time_of_all_items_is_over_for_good() -> None:
+    """R4: where the source goes on, too: the next step raises at once, though an item is there by then."""
+
+    async def late() -> AsyncIterator[int]:
+        for number in range(3):
+            await anyio.sleep(1)
+            yield number
+
+    async with scope(name="app") as s, s.stream(late(), own_task=True, timeout=1.5) as items:
+        assert await anext(items) == 0
+        for _ in range(2):
+            began = anyio.current_time()
+            with pytest.raises(StreamTimeout, match=r"its items took more than 1.5 s in all"):
+                await anext(items)
+        assert anyio.current_time() == began
+        await anyio.sleep(5)
+        with pytest.raises(StreamTimeout):
+            await anext(items)
