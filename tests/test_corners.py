@@ -439,6 +439,7 @@ def test_a_start_is_only_ever_awaited() -> None:
         start.throw(ValueError())
 
 
+@pytest.mark.virtual_time
 async def test_a_time_out_in_a_group_keeps_its_place() -> None:
     """S6: after the body's error, before the tasks'."""
 

@@ -621,3 +621,33 @@ async def test_a_source_that_holds_a_scope_is_refused(ordered: bool) -> None:
         await turns()
         cured = s.stream(holding(), own_task=True).map(double_later, concurrency=3, ordered=ordered)
         assert sorted(await cured.collect()) == [0, 2, 4, 6, 8]
+
+
+@each_order
+@pytest.mark.virtual_time
+async def test_as_many_calls_run_as_may_though_the_first_ones_were_quick(ordered: bool) -> None:
+    """R7: a reader that was slow for a while, when few workers were needed, does not keep their number down."""
+    running = 0
+    seen = list[int]()
+
+    async def call(item: int) -> int:
+        nonlocal running
+        if item >= 18:
+            running += 1
+            await anyio.sleep(10)
+            running -= 1
+        return item
+
+    async def look() -> None:
+        await anyio.sleep(2)
+        seen.append(running)
+
+    async with opened(Source(range(60), delay=0.002)) as (s, stream):
+        got = list[int]()
+        s.start_soon(look)
+        async for item in stream.map(call, concurrency=10, ordered=ordered):
+            got.append(item)
+            if item == 0:
+                await anyio.sleep(1)  # until twice as many are taken as may be called at once
+        assert sorted(got) == list(range(60))
+    assert seen == [10]

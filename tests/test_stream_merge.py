@@ -405,3 +405,50 @@ async def test_an_error_of_closing_is_told_though_the_closer_is_cancelled_again(
     assert caught.value.exceptions == (error,)
     assert error.__notes__ == ["in source of Source.buffer (#0) of app"]  # type: ignore[attr-defined]
     assert source.closed == 1
+
+
+# ------------------------------------------------------------------ readers of a broadcast that are closed by others
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_reader_of_a_broadcast_is_interrupted(count: int) -> None:
+    """R2: `aclose()` in another task reaches a loop in the task that made it, and the other readers go on."""
+    async with opened(Source(range(5), delay=1.0)) as (s, stream):
+        first, *others = stream.broadcast(count)
+
+        async def close() -> None:
+            await anyio.sleep(1.5)
+            await first.aclose()
+
+        s.start_soon(close)
+        rest = [s.task(other.collect) for other in others]
+        got = list[int]()
+        with anyio.fail_after(3), pytest.raises(StreamClosed, match="it was closed"):
+            async for item in first:
+                got.append(item)
+        assert got == [0]
+        assert [(await task).unwrap() for task in rest] == [[0, 1, 2, 3, 4]] * len(others)
+
+
+@pytest.mark.virtual_time
+async def test_a_broadcast_that_is_read_is_busy() -> None:
+    """S30: no operator takes it from its reader, and closing it below a stage ends."""
+    async with scope(name="app") as s:
+        (items,) = s.stream(Source(range(3), delay=1.0)).broadcast(1)
+        reader = s.task(items.collect)
+        await anyio.sleep(0.5)
+        with pytest.raises(anyio.BusyResourceError):
+            items.map(str)
+        assert (await reader).unwrap() == [0, 1, 2]
+    async with scope(name="app") as s:
+        (below,) = s.stream(endless(delay=60.0)).broadcast(1)
+        items = below.map(str)
+
+        async def close() -> None:
+            await anyio.sleep(0.5)
+            with anyio.fail_after(1):
+                await items.aclose()
+
+        s.start_soon(close)
+        with pytest.raises(StreamClosed):
+            async for _ in items:
+                raise AssertionError("nothing comes")

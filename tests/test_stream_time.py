@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from anyscope import ScopeCancelled, Stream, StreamTimeout, scope
+from anyscope import ScopeCancelled, Stream, StreamClosed, StreamTimeout, scope
 from stream_sources import Broken, Source, double_later, opened
 
 pytestmark = pytest.mark.virtual_time
@@ -480,3 +480,78 @@ async def test_a_time_out_may_be_caught() -> None:
     """R4, R6: and gone on after with something else."""
     async with opened(Timed(0, 9), item_timeout=1) as (_, stream):
         assert await stream.catch(lambda _: ["late"], on=StreamTimeout).collect() == [0, "late"]
+
+
+# ------------------------------------------------------------------ ends, and who is under way
+TIMED_OPERATORS: list[Any] = [
+    lambda stream: stream.throttle(100),
+    lambda stream: stream.timeout(9).throttle(100),
+    lambda stream: stream.batch(2, within=1),
+    lambda stream: stream.debounce(0.001),
+]
+
+
+async def paced(pause: float) -> AsyncIterator[int]:
+    """Three items from a generator, of which Python can tell whether it has ended."""
+    for number in range(3):
+        await anyio.sleep(pause)
+        yield number
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("operator", TIMED_OPERATORS, ids=["throttle", "timeout.throttle", "batch", "debounce"])
+async def test_a_second_loop_after_the_end_is_refused(operator: Any) -> None:
+    """R2: as with every stream."""
+    async with scope() as s:
+        items = operator(s.stream(paced(0.01)))
+        async for _ in items:
+            pass
+        with pytest.raises(StreamClosed, match="its source has ended"):
+            aiter(items)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("operator", TIMED_OPERATORS[:2], ids=["throttle", "timeout.throttle"])
+async def test_a_throttled_source_that_the_reader_cut_off_has_not_ended(operator: Any) -> None:
+    """R2: the cut has ended the generator, and that does not look like the end of what it gives."""
+    async with scope() as s:
+        items = operator(s.stream(paced(0.1)))
+        assert await anext(items) == 0
+        with anyio.move_on_after(0.01):
+            await anext(items)
+        with pytest.raises(StreamClosed):
+            await anext(items)
+
+
+@pytest.mark.virtual_time
+async def test_an_item_that_waits_for_its_turn_is_not_the_end() -> None:
+    """R6: a reader that is cut off while the last one waits gets it, in a second loop too."""
+    async with scope() as s:
+        items = s.stream(range(2)).throttle(1, per=1.0)
+        assert await anext(items) == 0
+        with anyio.move_on_after(0.1):
+            await anext(items)
+        assert [item async for item in items] == [1]
+
+
+@pytest.mark.virtual_time
+async def test_nothing_is_closed_under_a_step_that_waits_for_its_turn() -> None:
+    """R3: `aclose()` in another task waits for it, and nobody else begins a block meanwhile."""
+    source = Source(range(9))
+    async with scope() as s:
+        items = s.stream(source).throttle(1, per=1.0)
+        seen: list[Any] = []
+
+        async def close() -> None:
+            await anyio.sleep(0.5)
+            with pytest.raises(anyio.BusyResourceError):
+                await items.__aenter__()
+            seen.append(source.closes)
+            await items.aclose()
+            seen.append(source.closes)
+
+        s.start_soon(close)
+        with pytest.raises(StreamClosed):
+            async for item in items:
+                seen.append((item, source.closes))  # noqa: PERF401  what came before the error counts
+    assert seen == [(0, 0), 0, (1, 0), 1]

@@ -141,6 +141,11 @@ def _needs_closing(link: Any) -> bool:
     return hasattr(link, "aclose")
 
 
+def is_over(iterator: Any) -> bool:
+    """Whether it can give nothing more, as far as Python can tell."""
+    return iterator.has_ended if isinstance(iterator, Link) else getattr(iterator, "ag_frame", iterator) is None
+
+
 def _is_running(link: Any) -> bool:
     if isinstance(link, AsyncGeneratorType):
         return link.ag_running

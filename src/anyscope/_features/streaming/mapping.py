@@ -17,8 +17,9 @@ costs a fifth of a microsecond for a plain function, and less than one for a cal
 
 Invariants
     * At most `limit` calls run, and nobody but the leader is in the source.
-    * While something is wanted, somebody leads or every worker is in a call. A worker that is woken to lead does so: it
-      leaves only with all the others, at the end, after an error, or cancelled (natively too: that ends the group).
+    * While something is wanted, somebody leads, or `limit` workers are in a call: whoever goes into one leaves an idle
+      worker behind, or hires one. A worker that is woken to lead does so: it leaves only with all the others, at the
+      end, after an error, or cancelled (natively too: that ends the group).
 """
 
 from __future__ import annotations
@@ -195,13 +196,11 @@ class Mapping(Team[U]):
             raise holds_scope(self.owner.path, self.line.label) from None
 
     def _let_another_lead(self) -> None:
-        """One that is idle, or else a new one."""
-        if not self.is_wanted:
-            return
-        if self._idle:
-            self._idle.pop().set()
-        else:
+        """One that is idle, if one more item is wanted; or else a new one, which waits until one is."""
+        if not self._idle:
             self._hire()
+        elif self.is_wanted:
+            self._idle.pop().set()
 
     def _failure_in(self, raised: BaseException, worker: Worker) -> Exception:
         """The error that a call, or the source, has failed with; raises a cancellation that somebody ordered."""

@@ -173,16 +173,6 @@ class Fan(Handoff[Any]):
             ready.popleft()
         ready.append(item)
 
-    async def until_more(self, ready: deque[Any]) -> None:
-        """Wait until `ready` holds something.
-
-        Raises:
-            StopAsyncIteration: The source has ended.
-            Exception: It has failed.
-        """
-        while not ready:
-            await self.until_news_or_end()
-
     async def leave(self, outlet: Outlet[Any]) -> None:
         """A reader reads no more; with the last one the source is closed."""
         self.outlets.remove(outlet)
@@ -199,16 +189,27 @@ class Outlet(Link, AsyncIterator[T]):
 
     Attributes:
         ready: Items for this reader.
+        _is_waiting: Whether it waits for one.
+        _stopped: What it is given instead. Written by `interrupt`.
     """
 
-    __slots__ = ("_fan", "ready")
+    __slots__ = ("_fan", "_is_waiting", "_stopped", "ready")
 
     def __init__(self, fan: Fan) -> None:
         self._fan = fan
+        self._is_waiting = False
+        self._stopped: Exception | None = None
         self.ready: deque[T] = deque()
 
     async def __anext__(self) -> T:
-        await self._fan.until_more(self.ready)
+        while not self.ready:
+            if self._stopped is not None:
+                raise self._stopped.with_traceback(None)
+            self._is_waiting = True
+            try:
+                await self._fan.until_news_or_end()
+            finally:
+                self._is_waiting = False
         item = self.ready.popleft()
         self._fan.make_room()
         return item
@@ -217,6 +218,16 @@ class Outlet(Link, AsyncIterator[T]):
     def has_ended(self) -> bool:
         """Whether there is nothing left to be read, closed or told."""
         return not self.ready and self._fan.has_ended
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it waits for an item."""
+        return self._is_waiting
+
+    def interrupt(self, why: Exception) -> None:
+        """Give that to it; the fan and its other readers go on."""
+        self._stopped = why
+        self._fan.tell()
 
     async def aclose(self) -> None:
         """Read no more."""

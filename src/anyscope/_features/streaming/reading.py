@@ -27,7 +27,7 @@ reads directly, in a loop; and that it does so after its own loop was cut.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anyio
 
@@ -35,7 +35,7 @@ from ..._lifetime.backend import nursery_count, pass_on_cancellation, refuses_mi
 from ..._lifetime.place import is_inside, keeper_under
 from ..._vocabulary.errors import ScopeCancelled, StreamClosed, StreamTimeout
 from .closing import Held
-from .line import Line, Link, Recipe, begun
+from .line import Line, Recipe, begun, is_over
 from .stepping import CUT, HoldsScopeError, holds_scope, step_within
 
 if TYPE_CHECKING:
@@ -145,8 +145,7 @@ class Reading(Held, Generic[T]):
     @property
     def _is_over(self) -> bool:
         """Whether the last iterator can give nothing more, as far as Python can tell."""
-        last: Any = self._last
-        return last.has_ended if isinstance(last, Link) else getattr(last, "ag_frame", self) is None
+        return is_over(self._last)
 
     async def step(self) -> T:
         """The next item.

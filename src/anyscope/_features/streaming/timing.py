@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 from ..._vocabulary.errors import StreamTimeout
 from .buffer import Buffer
 from .handoff import Handoff
-from .line import Link
+from .line import Link, is_over
 from .stepping import CUT, HoldsScopeError, holds_scope, step_within
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Timed(Link, AsyncIterator[T]):
         await self._line.aclose()
 
 
-class Throttled(AsyncIterator[T]):
+class Throttled(Link, AsyncIterator[T]):
     """At most `count` items in any `per` seconds; those that come too early wait.
 
     Args:
@@ -111,9 +111,10 @@ class Throttled(AsyncIterator[T]):
     Attributes:
         _given: When the last `count` items were given.
         _waiting: The item that is too early, in a list; kept here, for the reader may be cut off.
+        _is_stepping: Whether somebody waits for an item, or with one for its time.
     """
 
-    __slots__ = ("_count", "_given", "_per", "_source", "_waiting")
+    __slots__ = ("_count", "_given", "_is_stepping", "_per", "_source", "_waiting")
 
     def __init__(self, source: AsyncIterator[T], count: int, per: float) -> None:
         self._source = source
@@ -121,16 +122,34 @@ class Throttled(AsyncIterator[T]):
         self._per = per
         self._given: deque[float] = deque(maxlen=count)
         self._waiting: list[T] = []
+        self._is_stepping = False
 
     async def __anext__(self) -> T:
-        if not self._waiting:
-            self._waiting.append(await self._source.__anext__())
+        self._is_stepping = True
+        try:
+            if not self._waiting:
+                self._waiting.append(await self._source.__anext__())
+            await self._until_its_time()
+        finally:
+            self._is_stepping = False
+        self._given.append(anyio.current_time())
+        return self._waiting.pop()
+
+    async def _until_its_time(self) -> None:
         if len(self._given) == self._count:
             wait = self._given[0] + self._per - anyio.current_time()
             if wait > 0:
                 await anyio.sleep(wait)
-        self._given.append(anyio.current_time())
-        return self._waiting.pop()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it can give nothing more."""
+        return not self._waiting and is_over(self._source)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a reader waits for an item, or for its time."""
+        return self._is_stepping
 
 
 class Stamped(Buffer[tuple[float, T]]):
@@ -147,7 +166,7 @@ async def _stamped(source: AsyncIterator[T]) -> AsyncIterator[tuple[float, T]]:
         yield anyio.current_time(), item
 
 
-class Batched(AsyncIterator[list[T]]):
+class Batched(Link, AsyncIterator[list[T]]):
     """Batches of at most `size` items, given when they are full, or `within` seconds after their first item came.
 
     Args:
@@ -179,6 +198,11 @@ class Batched(AsyncIterator[list[T]]):
                 break
         batch, self._batch = self._batch, []
         return batch
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it can give nothing more."""
+        return not self._batch and is_over(self._source)
 
     async def _add_one(self) -> bool:
         """Whether one more came in time; the end and an error come after what is there."""
@@ -239,7 +263,7 @@ class Debounced(Handoff["tuple[float, T]"]):
             await self.until_news(due)
 
 
-class Settled(AsyncIterator[T]):
+class Settled(Link, AsyncIterator[T]):
     """The items of a `Debounced`, without the times."""
 
     __slots__ = ("_source",)
@@ -250,3 +274,8 @@ class Settled(AsyncIterator[T]):
     async def __anext__(self) -> T:
         await self._source.until_settled()
         return self._source.take()[1]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it can give nothing more."""
+        return is_over(self._source)
