@@ -385,7 +385,7 @@ async def test_for_each_is_like_map() -> None:
             await stream.for_each(calls, concurrency=4)
         assert caught.value is error
         assert not calls.running
-    with pytest.raises(ValueError, match="concurrency must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="concurrency must be an int >= 1, got 0"):
         async with opened(range(10)) as (_, stream):
             await stream.for_each(calls, concurrency=0)
 

@@ -723,7 +723,7 @@ async def test_the_rest_of_a_stream_can_be_taken_over() -> None:
 def _misuses() -> list[tuple[str, Callable[[Stream[Any]], object], type[Exception], str]]:
     fn = "expected a function, got 3 (int)"
     size = "{} must be an int >= {}, got {} ({})"
-    least = "{} must be >= {}, got {}"
+    least = "{} must be an int >= {}, got {}"
     return [
         *((name, (lambda s, name=name: getattr(s, name)(3)), TypeError, f"s.stream(...).{name}(...): {fn}")
           for name in ("map", "filter", "tap", "flat_map", "take_while", "skip_while", "distinct", "catch")),

@@ -562,7 +562,7 @@ async def test_a_function_that_makes_no_iterable_is_told() -> None:
         ({"item_timeout": math.nan}, ValueError, "item_timeout must be > 0 seconds or None for no limit, got nan"),
         ({"timeout": True}, TypeError, "timeout must be a number of seconds or None, got True (bool)"),
         ({"item_timeout": "5"}, TypeError, "item_timeout must be a number of seconds or None, got '5' (str)"),
-        ({"buffer": -1}, ValueError, "buffer must be >= 0, got -1"),
+        ({"buffer": -1}, ValueError, "buffer must be an int >= 0, got -1"),
         ({"buffer": 1.5}, TypeError, "buffer must be an int >= 0, got 1.5 (float)"),
         ({"buffer": True}, TypeError, "buffer must be an int >= 0, got True (bool)"),
     ],

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .owner import Owner
 
 
 class Start(Coroutine[Any, Any, None]):
@@ -34,3 +37,9 @@ class Start(Coroutine[Any, Any, None]):
 
     def close(self) -> None:
         """There is nothing to close before the first step."""
+
+
+def start_apart(owner: Owner, begin: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+    """Start a child task in the context that the scope was entered in, for it may be asked for by anybody, anywhere."""
+    assert owner.context is not None
+    _ = owner.spawn(Start(begin), name, owner.context.copy())

@@ -46,6 +46,20 @@ def check_count(option: str, value: object) -> int | None:
     return value
 
 
+def check_whole(option: str, value: object, *, least: int) -> int:
+    """Check a whole number.
+
+    Raises:
+        TypeError: It is none.
+        ValueError: It is too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{option} must be an int >= {least}, got {value!r} ({type(value).__name__})")
+    if value < least:
+        raise ValueError(f"{option} must be an int >= {least}, got {value!r}")
+    return value
+
+
 def check_name(option: str, value: object) -> str:
     """Check a name: a printable text of at most 100 characters, for it goes into logs."""
     if not isinstance(value, str):

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from .options import check_name, check_seconds, is_coroutine, name_of
+from .options import check_name, check_seconds, check_whole, is_coroutine, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -145,20 +145,6 @@ def check_sizes(least: object, most: object) -> tuple[int, int]:
     if low > high:
         raise ValueError(f"min ({low}) must be <= max ({high})")
     return low, high
-
-
-def check_whole(option: str, value: object, *, least: int) -> int:
-    """Check a whole number.
-
-    Raises:
-        TypeError: It is none.
-        ValueError: It is too small.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{option} must be an int >= {least}, got {value!r} ({type(value).__name__})")
-    if value < least:
-        raise ValueError(f"{option} must be an int >= {least}, got {value!r}")
-    return value
 
 
 def bound_of(option: str, value: object) -> float:

@@ -36,7 +36,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..._lifetime.backend import running_clock, running_task_teller, signals
-from ..._lifetime.start import Start
+from ..._lifetime.start import start_apart
 from ..._vocabulary.errors import PoolClosed, PoolFull
 from .attempts import Attempts
 from .item import Item
@@ -347,8 +347,7 @@ class Stock(Generic[T]):
             self.tally.counts["begun"] += 1
             self.items[item] = None
             self.states["creating"] += 1
-            context = None if self.owner.context is None else self.owner.context.copy()
-            _ = self.owner.spawn(Start(item.live), item.task_name, context)
+            start_apart(self.owner, item.live, item.task_name)
 
     def _wants_more(self) -> bool:
         if self.is_closed or len(self.items) >= self.max:

@@ -9,6 +9,7 @@ from anyio.lowlevel import checkpoint
 from .handoff import Handoff
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import AsyncIterator
 
     from .line import Line, Make
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Overflow: TypeAlias = Literal["wait", "drop_oldest", "drop_newest"]
+
+
+def make_place(ready: deque[T], most: int, overflow: Overflow) -> bool:
+    """Whether there is a place for one more item; what is dropped for it, if not that one itself, is the oldest."""
+    if len(ready) < most:
+        return True
+    if overflow == "drop_newest":
+        return False
+    ready.popleft()
+    return True
 
 
 class Buffer(Handoff[T]):
@@ -49,12 +60,6 @@ class Buffer(Handoff[T]):
             if is_bounded:
                 self.put(item)
             else:
-                self._put_or_drop(item)
+                if make_place(ready, most, self._overflow):
+                    self.put(item)
                 await checkpoint()  # a source that never waits would let nobody else run
-
-    def _put_or_drop(self, item: T) -> None:
-        if len(self.ready) >= self.most:
-            if self._overflow == "drop_newest":
-                return
-            self.ready.popleft()
-        self.put(item)

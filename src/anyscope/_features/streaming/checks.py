@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
+from typing import TypeAlias, TypeGuard, cast
 
-from ..._vocabulary.options import check_seconds, require_callable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from ..._vocabulary.options import check_seconds
 
 Errors: TypeAlias = "type[Exception] | tuple[type[Exception], ...]"
-
-
-def whole(option: str, value: object, *, least: int) -> int:
-    """An int of at least `least`.
-
-    Raises:
-        TypeError: It is no int.
-        ValueError: It is too small.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{option} must be an int >= {least}, got {value!r} ({type(value).__name__})")
-    if value < least:
-        raise ValueError(f"{option} must be >= {least}, got {value!r}")
-    return value
 
 
 def integer(option: str, value: object) -> int:
@@ -53,11 +36,6 @@ def seconds(option: str, value: object, *, positive: bool = True) -> float:
 def limit(option: str, value: object) -> float | None:
     """An optional number of seconds above zero."""
     return check_seconds(option, value, positive=True)
-
-
-def function(where: str, fn: Callable[..., Any]) -> None:
-    """Something that can be called."""
-    require_callable(where, fn)
 
 
 def word(option: str, value: object, *words: str) -> None:

@@ -25,11 +25,11 @@ import anyio
 from ..._lifetime.backend import running_task, soon_caller
 from ..._lifetime.cleanup import CleanUp, run_clean_up
 from ..._lifetime.place import stand_in
-from ..._lifetime.start import Start
+from ..._lifetime.start import start_apart
 from ..._lifetime.watching import WATCHERS, tell
 from ..._vocabulary.errors import CloseTimeout, ScopeCancelled, ScopeMisuse, StreamClosed
 from .line import Line, Recipe
-from .place import StreamPlace
+from .place import StreamPlace, shield_closing
 from .stepping import holds_scope, is_misnesting
 
 if TYPE_CHECKING:
@@ -254,8 +254,7 @@ class Held(ABC):
     def _spawn(self) -> None:
         self.state = "closing"
         self._spawned = True
-        context = None if self.owner.context is None else self.owner.context.copy()
-        _ = self.owner.spawn(Start(self._close_in_task), self.task_name, context)
+        start_apart(self.owner, self._close_in_task, self.task_name)
 
     async def _close_in_task(self) -> None:
         if self._has_begun:
@@ -339,9 +338,7 @@ class Held(ABC):
             return
         scope = scope or anyio.CancelScope().__enter__()
         if is_cancelled:
-            bound = self.owner.close_timeout
-            scope.shield = True
-            scope.deadline = math.inf if bound is None else anyio.current_time() + bound
+            shield_closing(scope, self.owner.close_timeout)
         try:
             await self._close_within(scope, line)
         except RuntimeError as error:

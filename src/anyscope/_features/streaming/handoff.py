@@ -30,11 +30,11 @@ import anyio
 from ..._lifetime.backend import pass_on_cancellation
 from ..._lifetime.ending import QUIET, sort_out
 from ..._lifetime.place import stand_in
-from ..._lifetime.start import Start
+from ..._lifetime.start import start_apart
 from ..._vocabulary.errors import CloseTimeout, ScopeCancelled
 from ..._vocabulary.results import Err
 from .line import Link
-from .place import StreamPlace
+from .place import StreamPlace, shield_closing
 
 if TYPE_CHECKING:
     from ..._lifetime.ending import BodyEnd
@@ -256,8 +256,7 @@ class Handoff(Link, AsyncIterator[T]):
         self._unlisten = self.owner.listeners.add(self._scope_was_cancelled)
         if self.owner.cancelled:
             self._whole.cancel()
-        context = None if self.owner.context is None else self.owner.context.copy()
-        _ = self.owner.spawn(Start(self._drive), self.task_name, context)
+        start_apart(self.owner, self._drive, self.task_name)
 
     async def _drive(self) -> None:
         if self._state == "over":
@@ -275,7 +274,7 @@ class Handoff(Link, AsyncIterator[T]):
                 except Exception as error:
                     failure = error
                 finally:
-                    self._shield_closing()
+                    shield_closing(self._shield, self.owner.close_timeout)
                     await self.line.aclose()  # noqa: ASYNC102  shielded by a scope around it all
                     is_closed = True
         except BaseException as error:  # noqa: ASYNC103  sorted out, then told
@@ -286,11 +285,6 @@ class Handoff(Link, AsyncIterator[T]):
 
     def _scope_was_cancelled(self, _: object) -> None:
         self._whole.cancel()
-
-    def _shield_closing(self) -> None:
-        bound = self.owner.close_timeout
-        self._shield.shield = True
-        self._shield.deadline = math.inf if bound is None else anyio.current_time() + bound
 
     def _conclude(self, failure: Exception | None, raised: BaseException | None, *, is_closed: bool) -> None:
         end = QUIET if raised is None else sort_out(raised)

@@ -68,13 +68,11 @@ class Mapping(Team[U]):
         _busy: Those that work on an item, by its number.
         _held: Results that wait for those before them.
         _next: The number of the next one to be given.
-        _failed_at: The lowest number of an item that has failed.
     """
 
     __slots__ = (
         "_busy",
         "_delivered",
-        "_failed_at",
         "_fn",
         "_held",
         "_idle",
@@ -102,7 +100,6 @@ class Mapping(Team[U]):
         self._busy: dict[int, Worker] = {}
         self._held: dict[int, U] = {}
         self._next = 0
-        self._failed_at: float = math.inf
 
     @property
     def is_wanted(self) -> bool:
@@ -241,9 +238,9 @@ class Mapping(Team[U]):
     def _fail_with(self, number: int, error: Exception, failed: Worker) -> None:
         """A call, or the source, has failed: what comes after it is not wanted any more."""
         self._stop()
-        self.note_failure(number if self._ordered else 0, error)
-        self._failed_at = min(self._failed_at, number)
-        later = [worker for at, worker in self._busy.items() if not self._ordered or at > self._failed_at]
+        self.note_failure(number if self._ordered else -1, error)
+        first = min(rank for rank, _ in self.failures)
+        later = [worker for at, worker in self._busy.items() if at > first]
         for worker in [*later, self._leader]:
             if worker is not None and worker is not failed:
                 worker.dismiss()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
@@ -12,8 +11,10 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ..._vocabulary.errors import CloseTimeout
+from .buffer import make_place
 from .handoff import Handoff
 from .line import Link
+from .place import shield_closing
 from .team import Team
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ class Merged(Team[Any]):
                 except Exception as error:
                     self._fail_with(error)
                 finally:
-                    closing.shield = True
-                    closing.deadline = math.inf if bound is None else anyio.current_time() + bound
+                    shield_closing(closing, bound)
                     await self._close(part)  # noqa: ASYNC102  shielded by the scope around it
         finally:
             # Not `cancelled_caught`: on asyncio a scope catches nothing if one around it was cancelled before.
@@ -162,16 +162,10 @@ class Fan(Handoff[Any]):
             except StopAsyncIteration:
                 return
             for outlet in self.outlets:
-                self._offer(outlet.ready, item)
+                if make_place(outlet.ready, self.most, self._overflow):
+                    outlet.ready.append(item)
             self.tell()
             await checkpoint()
-
-    def _offer(self, ready: deque[Any], item: Any) -> None:
-        if len(ready) >= self.most:
-            if self._overflow == "drop_newest":
-                return
-            ready.popleft()
-        ready.append(item)
 
     async def leave(self, outlet: Outlet[Any]) -> None:
         """A reader reads no more; with the last one the source is closed."""

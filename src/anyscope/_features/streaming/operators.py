@@ -10,9 +10,11 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeGuard, TypeVar, cast, overload
 
 from ..._vocabulary.errors import ScopeMisuse
+from ..._vocabulary.options import check_whole, require_callable
 from . import checks, stages
 from .buffer import Buffer
 from .line import Line, Recipe, recipe_of
@@ -155,8 +157,8 @@ class Operators(AsyncIterator[T], Generic[T]):
             >>> anyio.run(main)
             ['page 0', 'page 1', 'page 2']
         """
-        checks.function("s.stream(...).map", fn)
-        if concurrency is None or checks.whole("concurrency", concurrency, least=1) == 1:
+        require_callable("s.stream(...).map", fn)
+        if concurrency is None or check_whole("concurrency", concurrency, least=1) == 1:
             return self._through("map", stages.mapped, fn)
         limit = concurrency
         return self._goes_on(
@@ -171,12 +173,12 @@ class Operators(AsyncIterator[T], Generic[T]):
     def filter(self, test: Callable[[T], object]) -> Stream[T]: ...
     def filter(self, test: Callable[[T], Any]) -> Stream[T]:
         """The items for which `test`, plain or async, gives something true."""
-        checks.function("s.stream(...).filter", test)
+        require_callable("s.stream(...).filter", test)
         return self._through("filter", stages.filtered, test)
 
     def tap(self, fn: Callable[[T], object]) -> Stream[T]:
         """The same items, after `fn`, plain or async, was called with each."""
-        checks.function("s.stream(...).tap", fn)
+        require_callable("s.stream(...).tap", fn)
         return self._through("tap", stages.tapped, fn)
 
     @overload
@@ -187,7 +189,7 @@ class Operators(AsyncIterator[T], Generic[T]):
     def flat_map(self, fn: Callable[[T], Coroutine[Any, Any, AsyncIterable[U] | Iterable[U]]]) -> Stream[U]: ...
     def flat_map(self, fn: Callable[[T], Any]) -> Stream[Any]:
         """The items of the iterables, async or plain, that `fn` makes of each item, one after the other."""
-        checks.function("s.stream(...).flat_map", fn)
+        require_callable("s.stream(...).flat_map", fn)
         return self._goes_on(
             lambda recipe: recipe.then("flat_map", lambda line, source: stages.flat_mapped(line, source, fn))
         )
@@ -215,7 +217,7 @@ class Operators(AsyncIterator[T], Generic[T]):
             >>> anyio.run(main)
             [3, 7, 12]
         """
-        checks.function("s.stream(...).scan", fn)
+        require_callable("s.stream(...).scan", fn)
         return self._through("scan", stages.scanned, fn, initial)
 
     def enumerate(self, start: int = 0) -> Stream[tuple[int, T]]:
@@ -230,7 +232,7 @@ class Operators(AsyncIterator[T], Generic[T]):
 
     def take(self, count: int) -> Stream[T]:
         """The first `count` items; no more are read, and the source is closed after them."""
-        number = checks.whole("count", count, least=0)
+        number = check_whole("count", count, least=0)
         return self._goes_on(lambda recipe: recipe.within("take", lambda line, make: stages.taken(line, make, number)))
 
     @overload
@@ -239,14 +241,14 @@ class Operators(AsyncIterator[T], Generic[T]):
     def take_while(self, test: Callable[[T], object]) -> Stream[T]: ...
     def take_while(self, test: Callable[[T], Any]) -> Stream[T]:
         """The items before the first that does not pass `test`, plain or async; then the source is closed."""
-        checks.function("s.stream(...).take_while", test)
+        require_callable("s.stream(...).take_while", test)
         return self._goes_on(
             lambda recipe: recipe.within("take_while", lambda line, make: stages.taken_while(line, make, test))
         )
 
     def skip(self, count: int) -> Stream[T]:
         """All but the first `count` items."""
-        return self._through("skip", stages.skipped, checks.whole("count", count, least=0))
+        return self._through("skip", stages.skipped, check_whole("count", count, least=0))
 
     @overload
     def skip_while(self, test: Callable[[T], Coroutine[Any, Any, object]]) -> Stream[T]: ...
@@ -254,7 +256,7 @@ class Operators(AsyncIterator[T], Generic[T]):
     def skip_while(self, test: Callable[[T], object]) -> Stream[T]: ...
     def skip_while(self, test: Callable[[T], Any]) -> Stream[T]:
         """The items from the first on that does not pass `test`, plain or async."""
-        checks.function("s.stream(...).skip_while", test)
+        require_callable("s.stream(...).skip_while", test)
         return self._through("skip_while", stages.skipped_while, test)
 
     def distinct(
@@ -273,9 +275,9 @@ class Operators(AsyncIterator[T], Generic[T]):
             OverflowError: While it is read: there were more different items than `most`.
         """
         if key is not None:
-            checks.function("s.stream(...).distinct", key)
+            require_callable("s.stream(...).distinct", key)
         if most is not None:
-            checks.whole("most", most, least=1)
+            check_whole("most", most, least=1)
         return self._through("distinct", stages.distinct, key, most)
 
     # ------------------------------------------------------------------ batches, buffers, time
@@ -302,7 +304,7 @@ class Operators(AsyncIterator[T], Generic[T]):
             >>> anyio.run(main)
             [['a', 'b'], ['c', 'd'], ['e']]
         """
-        number = checks.whole("size", size, least=1)
+        number = check_whole("size", size, least=1)
         if within is None:
             return self._through("batch", stages.batched, number)
         bound = checks.seconds("within", within)
@@ -343,7 +345,7 @@ class Operators(AsyncIterator[T], Generic[T]):
             0
             9
         """
-        number = checks.whole("size", size, least=1)
+        number = check_whole("size", size, least=1)
         checks.word("overflow", overflow, "wait", "drop_oldest", "drop_newest")
         return self._goes_on(
             lambda recipe: recipe.within(
@@ -377,7 +379,7 @@ class Operators(AsyncIterator[T], Generic[T]):
             b True
             c True
         """
-        number, time = checks.whole("count", count, least=1), checks.seconds("per", per)
+        number, time = check_whole("count", count, least=1), checks.seconds("per", per)
 
         def change(recipe: Recipe) -> Recipe:
             def build(line: Line, make: Make) -> AsyncIterator[T]:
@@ -434,8 +436,7 @@ class Operators(AsyncIterator[T], Generic[T]):
             def build(line: Line, make: Any) -> AsyncIterator[T]:
                 return Timed(line, make, total=total, per_item=per_item, survives=recipe.survives)
 
-            timed = recipe.within(operator, build, survives=recipe.survives)
-            return Recipe(timed.name, timed.make, timed.given, timed.is_restartable, timed.survives, is_timed=True)
+            return replace(recipe.within(operator, build, survives=recipe.survives), is_timed=True)
 
         return self._goes_on(change)
 
@@ -476,7 +477,7 @@ class Operators(AsyncIterator[T], Generic[T]):
             ['one', 'two'] 3
         """
         retries = Retries(
-            checks.whole("times", times, least=1),
+            check_whole("times", times, least=1),
             checks.errors("on", on),
             checks.seconds("pause", pause, positive=False),
             checks.seconds("max_pause", max_pause, positive=False),
@@ -533,7 +534,7 @@ class Operators(AsyncIterator[T], Generic[T]):
             >>> anyio.run(main)
             ['one', '(gone)']
         """
-        checks.function("s.stream(...).catch", handler)
+        require_callable("s.stream(...).catch", handler)
         classes = checks.errors("on", on)
         return self._goes_on(
             lambda recipe: recipe.then("catch", lambda line, source: caught(line, source, handler, classes))
@@ -572,7 +573,7 @@ class Operators(AsyncIterator[T], Generic[T]):
             >>> anyio.run(main)
             ['fast0', 'fast1', 'slow0', 'slow1']
         """
-        most = checks.whole("buffer", buffer, least=1)
+        most = check_whole("buffer", buffer, least=1)
         checks.word("halt", halt, "all", "any")
         return self._joined("merge", others, lambda line, makes: Merged(line, makes, most, halt), survives=True)
 
@@ -641,7 +642,7 @@ class Operators(AsyncIterator[T], Generic[T]):
             >>> anyio.run(main)
             [(0, '0'), (1, '1'), (2, '2')]
         """
-        number, most = checks.whole("count", count, least=1), checks.whole("buffer", buffer, least=1)
+        number, most = check_whole("count", count, least=1), check_whole("buffer", buffer, least=1)
         checks.word("overflow", overflow, "wait", "drop_oldest", "drop_newest")
         self._require_own()
         owner = self._reading.owner

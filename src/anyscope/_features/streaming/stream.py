@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ..._vocabulary.options import check_whole
 from . import checks
 from .buffer import Buffer
 from .line import recipe_of
@@ -233,7 +234,7 @@ def open_stream(
 ) -> Stream[Any]:
     """`s.stream`: check everything, then make it; nothing is read yet."""
     total, per_item = checks.limit("timeout", timeout), checks.limit("item_timeout", item_timeout)
-    most = checks.whole("buffer", buffer, least=0)
+    most = check_whole("buffer", buffer, least=0)
     recipe = recipe_of(source)
     owner.require_open("stream", recipe.name)
     if own_task or most:
