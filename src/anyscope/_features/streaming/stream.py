@@ -100,8 +100,8 @@ class Stream(Operators[T]):
     async def aclose(self) -> None:
         """Close the source, and everything between; whoever waits for an item in another task gets `StreamClosed`.
 
-        A loop in the task that made the stream is not interrupted unless the source has a task of its own: it gets one
-        more item first, if one comes.
+        A loop in the task that made the stream is not interrupted unless the source has a task of its own. If that is a
+        generator, the loop gets one more item first, if one comes; else the source is closed under it.
 
         Cancelled, it still closes what can be closed, shielded and for at most `close_timeout` of the scope.
 
