@@ -91,7 +91,7 @@ class AsCompleted(Generic[T]):
                 problem="as_completed was entered a second time",
                 remedy="Call s.as_completed(...) again.",
             )
-        self._owner.require_open("as_completed")
+        await self._owner.admit("as_completed")
         self._call = Call(self._owner, self._crew.jobs.call)
         self._call.__enter__()
         self._group = anyio.create_task_group()

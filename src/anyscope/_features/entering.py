@@ -18,7 +18,7 @@ async def enter(owner: Owner, manager: object) -> Any:
     if usable is None:
         raise _not_to_be_entered(manager)
     title = title_of(manager)
-    owner.require_open("enter", title)
+    await owner.admit("enter", title)
     opening: Opening[Any] = Opening(
         owner,
         title,

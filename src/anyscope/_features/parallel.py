@@ -225,17 +225,17 @@ class Collector(Generic[T]):
 
 async def parallel(owner: Owner, jobs: Jobs[T], plan: Plan) -> list[Result[T]]:
     """`s.parallel`."""
-    return await _collector(owner, "s.parallel", jobs, plan).collect()
+    return await (await _collector(owner, "s.parallel", jobs, plan)).collect()
 
 
 async def parallel_aggregate(owner: Owner, jobs: Jobs[T], plan: Plan) -> Aggregate[T]:
     """`s.parallel_aggregate`."""
-    collector = _collector(owner, "s.parallel_aggregate", jobs, plan)
+    collector = await _collector(owner, "s.parallel_aggregate", jobs, plan)
     results = await collector.collect()
     return Aggregate(results, timed_out=collector.timed_out, path=owner.path)
 
 
-def _collector(owner: Owner, call: str, jobs: Jobs[T], plan: Plan) -> Collector[T]:
+async def _collector(owner: Owner, call: str, jobs: Jobs[T], plan: Plan) -> Collector[T]:
     checked = Checked(call, jobs)
-    owner.require_open(call.partition(".")[2])
+    await owner.admit(call.partition(".")[2])
     return Collector(owner, checked, plan)

@@ -82,7 +82,7 @@ async def race(owner: Owner, call: str, jobs: Jobs[T], *, only_success: bool) ->
     checked = Checked(call, jobs)
     if checked.total == 0:
         raise _nobody(call)
-    owner.require_open(call.partition(".")[2])
+    await owner.admit(call.partition(".")[2])
     return await Race(owner, checked, only_success=only_success).run()
 
 

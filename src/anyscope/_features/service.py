@@ -6,6 +6,7 @@ import inspect
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+from .._lifetime.branch import refuse
 from .._lifetime.opening import Opening
 from .._lifetime.place import HERE, bottom_of
 from .._vocabulary.errors import ScopeClosed, ServiceNotReady
@@ -131,7 +132,10 @@ class Service:
         """The value, made first where need be."""
         while self.value is MISSING:
             self.owner.require_own_thread("s.use")
-            build = self._build or self._begin()
+            build = self._build
+            if build is None:
+                await self._admit()
+                build = self._begin()
             if build is None:
                 break  # made at once
             await build.until_done()
@@ -167,11 +171,13 @@ class Service:
 
     # ------------------------------------------------------------------ making it
 
+    async def _admit(self) -> None:
+        if self.is_closed:
+            await refuse(self._closed())
+        await self.owner.admit("use", self.label)
+
     def _begin(self) -> Opening[Any] | None:
         """Call the factory; gives the build, or `None` where the value is there at once."""
-        if self.is_closed:
-            raise self._closed()
-        self.owner.require_open("use", self.label)
         context = self.table.new_context(self)
         made = context.run(self.recipe.factory)
         manager = self.recipe.manager_of(made, self.key)

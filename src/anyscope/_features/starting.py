@@ -61,7 +61,7 @@ async def run_here(
 ) -> Result[T]:
     """`s.run`: as a task, but in the calling one."""
     owner = tasks.owner
-    owner.require_open("run", fn)
+    await owner.admit("run", fn)
     limit = None if timeout is None else check_seconds("timeout", timeout)
     title = name_of(fn) if name is None else check_name("name", name)
     coro = call_async("s.run", fn, args)
@@ -89,7 +89,7 @@ async def start(
 
     Until then the task belongs to the caller: its errors and its cancellation are the caller's.
     """
-    tasks.owner.require_open("start", fn)
+    await tasks.owner.admit("start", fn)
     require_async("s.start", fn, args)
     name = None if name is None else check_name("name", name)
 

@@ -15,9 +15,10 @@ import threading
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._vocabulary.errors import ScopeClosed, ScopeMisuse, because
 from .._vocabulary.hooks import CancelKind, Cancelled, Hooks
@@ -165,7 +166,10 @@ class Branch:
 
     async def enter(self) -> None:
         """Find the parent, then open the task group, last (law 4); the rest cannot fail."""
-        parent = self._find_parent()
+        try:
+            parent = self._find_parent()
+        except ScopeClosed as late:
+            await refuse(late)
         self.parent = parent
         if parent is not None:
             self.is_nested = is_inside(parent)
@@ -292,6 +296,13 @@ class Branch:
             )
         raise ScopeClosed(path=self.path, action=action)
 
+    async def admit(self, call: str, subject: object = None) -> None:
+        """As `require_open`, for an async call: see `refuse`."""
+        try:
+            self.require_open(call, subject)
+        except ScopeClosed as late:
+            await refuse(late)
+
     def require_own_thread(self, call: str) -> None:
         """Refuse `call` from a foreign thread while there is anything to be disturbed."""
         if self._thread and self._thread != threading.get_ident() and self.phase != "closed":
@@ -367,3 +378,16 @@ class Branch:
             self.hooks.tell_cancelled(Cancelled(self.path, cancellation.kind, cancellation.reason))
         if self._listeners is not None:
             self._listeners.tell(cancellation.reason)
+
+
+async def refuse(late: ScopeClosed) -> NoReturn:
+    """Raise it, unless the caller has been cancelled: then that comes first.
+
+    A task of a cancelled scope that could not be interrupted for a while comes to its next call when the scope is being
+    closed already. That is no mistake of anybody, and must not end as an error of the scope.
+
+    Args:
+        late: What came too late.
+    """
+    await checkpoint_if_cancelled()
+    raise late

@@ -350,6 +350,11 @@ class Handoff(Link, AsyncIterator[T]):
         self._whole.cancel()
 
     @property
+    def is_ending(self) -> bool:
+        """Whether the task has been told to end."""
+        return self._whole.cancel_called
+
+    @property
     def is_unborn(self) -> bool:
         """Whether the task was given to the backend and has not begun."""
         return self._state == "running" and not self._has_begun

@@ -29,7 +29,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..._lifetime.ending import sort_out
 from ..._lifetime.isolation import isolated
@@ -155,6 +155,8 @@ class Mapping(Team[U]):
 
     async def _do_next(self, worker: Worker) -> bool:
         """Take an item and call the function with it; whether the worker goes on."""
+        if self.is_ending:
+            await checkpoint_if_cancelled()  # a call that could not be interrupted is over: the next one may not begin
         self._leader = worker
         try:
             item = await (self._source.__anext__() if self._taken else self._first_item())
