@@ -391,7 +391,7 @@ class Area:
         async with AsyncExitStack() as stack:
             here = Here(backend, effort, stack)
             table = await maker(here)
-            if table is None or (only and table.title not in only):
+            if table is None or (only and table.title.lower() not in only):
                 return
             if not is_first and (table.is_once or (table.is_slow and not only)):
                 return
@@ -433,5 +433,5 @@ def main_of(area: Area) -> None:
         sys.exit(run.main_of_areas([area.name], only=options.only, is_quick=options.quick))
     leave_imports_alone()
     effort = QUICK if options.quick else FULL
-    work = partial(area.measure, options.child, effort, set(options.only), is_first=not options.later)
+    work = partial(area.measure, options.child, effort, set(map(str.lower, options.only)), is_first=not options.later)
     sys.exit(not run_on(options.child, work))

@@ -106,6 +106,9 @@ def measure_and_tell(
         print(f"\n{report.targets_text(verdicts)}")
     took = time.monotonic() - began
     print(f"\nin {took:.0f} seconds")
+    if only and not runner.found:
+        print(f"no table is called {' or '.join(map(repr, only))}: give a whole title", file=sys.stderr)
+        return 1
     if not runner.went_well:
         print("some of it failed, see above", file=sys.stderr)
         return 1

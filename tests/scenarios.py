@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
@@ -39,6 +40,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 SCENARIOS: list[Scenario] = []
+VAR: ContextVar[str] = ContextVar("VAR")
 
 
 class Mistake(Exception):
@@ -447,6 +449,28 @@ async def parallel_jobs(sim: Simulation, ledger: Ledger) -> None:
     if done is not None:
         assert done.value == [Ok(number) for number in range(5)]
         assert len(told) == 5
+
+
+@story()
+async def parallel_jobs_that_set_a_variable(sim: Simulation, ledger: Ledger) -> None:
+    """A7, A9, A10: none sees what another one has set, though workers are replaced; at most two run at once."""
+
+    async def job(number: int) -> int:
+        assert len(ledger.alive) < 2
+        assert VAR.get() == "caller"
+        if number % 2:
+            VAR.set(str(number))
+        await ledger.work(str(number), 0.01 * (number % 3))
+        return number
+
+    async def victim() -> list[Any]:
+        VAR.set("caller")
+        async with scope(name="app") as s:
+            return await s.parallel(each(job, range(6)), concurrency=2)
+
+    done = await sim.victim(victim)
+    if done is not None:
+        assert done.value == [Ok(number) for number in range(6)]
 
 
 @story()

@@ -11,6 +11,7 @@ by itself has seen every item, once and in order.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
@@ -21,6 +22,7 @@ from anyscope.testing import Scenario, Simulation
 from scenarios import leaves
 
 STREAM_OPERATOR_SCENARIOS: list[Scenario] = []
+VAR: ContextVar[str] = ContextVar("VAR", default="caller")
 
 
 class Mistake(Exception):
@@ -186,6 +188,21 @@ async def calls_at_once_as_they_come(tale: Tale, s: Scope, sim: Simulation) -> N
     tale.most = 3
     got = await read_all(s.stream(tale.feed(7)).map(tale.call, concurrency=3, ordered=False))
     assert sorted(got) == list(range(7))
+
+
+@story
+async def calls_that_set_a_variable(tale: Tale, s: Scope, sim: Simulation) -> None:
+    """R7: none sees what another one has set, though workers are replaced; each result once, in order."""
+    tale.most = 2
+
+    async def call(item: int) -> int:
+        assert VAR.get() == "caller"
+        if item % 2:
+            VAR.set(str(item))
+        return await tale.call(item)
+
+    got = await read_all(s.stream(tale.feed(7)).map(call, concurrency=2))
+    assert got == list(range(7))
 
 
 @story

@@ -5,10 +5,10 @@ costs about one, and reads the input only as fast as the work is done. The crew 
 worker hires two more when it gets its first job, so a thousand workers for twenty jobs, or for jobs that
 never suspend, are not a thousand tasks.
 
-Jobs must not see each other's context variables, though one worker runs many of them. Each job runs in a
-copy of the worker's context: its coroutine is driven step by step inside `Context.run`, which both backends
-allow, since what a task yields and is sent is passed on untouched. Rejected: a fresh task for each job (the
-cost above), and a comparison of contexts after each job (equal is not identical).
+Jobs must not see each other's context variables, though one worker runs many of them. A job runs in the
+worker's own context, and the first one that leaves a variable set there ends the worker; from then on each
+job of the crew runs step by step in a copy of the context, see `_lifetime/isolation.py`. Rejected: a fresh
+task for each job (the cost above), and one more for each job that sets a variable (some set one in each).
 
 An async source is driven by one task from its first step to its `aclose()`, for it may hold scopes across
 its yields; there each job gets a task.
@@ -25,7 +25,7 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -33,7 +33,7 @@ import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .._lifetime.ending import sort_out
-from .._lifetime.isolation import InContext
+from .._lifetime.isolation import CAN_LOOK, stepped, variables
 from .._lifetime.place import Place, beneath, here, stand_in
 from .._lifetime.start import Start
 from .._vocabulary.errors import TaskCancelled
@@ -53,8 +53,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-AT_ONCE = 32
-"""How many jobs a worker runs without suspending before it lets others run."""
+AT_ONCE = 1024
+"""How many jobs the workers of a crew run without suspending before they let others run."""
+EACH_AT_ONCE = 32
+"""How many of them each worker may run, however many workers there are."""
 LONGEST = 0.005
 """How many seconds it does so at most."""
 WATCHED = 64
@@ -78,15 +80,19 @@ class Crew(Generic[T]):
         error: What the source, a check or `deliver` raised; it ends the call.
         fatal: A KeyboardInterrupt or the like of a job; it ends the call.
         gate: Awaited before a job is taken; how a slow consumer holds the crew back.
+        _is_stepping: Whether each job runs in a copy of the context. Written by the first worker in whose own one
+            something was set.
     """
 
     __slots__ = (
+        "_at_once",
         "_below",
         "_busy",
         "_deliver",
         "_done",
         "_group",
         "_is_plain",
+        "_is_stepping",
         "_iterator",
         "_job_timeout",
         "_limit",
@@ -122,8 +128,10 @@ class Crew(Generic[T]):
         self._job_timeout = job_timeout
         # Whether the coroutine of a job can be run as it is; never changes, and is asked for each job.
         self._is_plain = job_timeout is None and owner.hooks is None
+        self._is_stepping = not CAN_LOOK
         self._deliver = deliver
         self._size = 0  # how many workers have been hired
+        self._at_once = AT_ONCE  # how many jobs in a row one of so many workers runs; asked for after each job
         self._busy = 0  # how many jobs of an async source run
         self._queue: deque[tuple[int, Job[T]]] = deque()  # jobs of an async source whose task has not begun
         self._room: anyio.Event | None = None  # set when one of them ends
@@ -182,55 +190,63 @@ class Crew(Generic[T]):
         limit = self._limit
         if (limit is None or self._size < limit) and (self.jobs.total is None or self._size < self.jobs.total):
             self._size += 1
+            self._at_once = max(EACH_AT_ONCE, AT_ONCE // self._size)
             assert self._group is not None
-            self._group.create_task(Start(self._work), name=f"{self.jobs.call} worker")
+            self._group.create_task(Start(self._serve), name=f"{self.jobs.call} worker")
 
-    async def _work(self) -> None:
+    def _replace(self) -> None:
+        """Hire a worker for one that has to leave."""
+        self._size -= 1
+        self._hire()
+
+    async def _serve(self) -> None:
+        worker = Worker()
+        await stepped(worker.step, self._work(worker))
+
+    async def _work(self, worker: Worker) -> None:  # noqa: C901  each job comes through here, and a call costs a twentieth
         stand_in(Place(self._owner, self._below))
-        base = copy_context()
-        now = time.monotonic
+        pristine, imprint = copy_context(), variables()
+        iterator, now = self._iterator, time.monotonic
+        assert iterator is not None
         is_new, in_a_row, since = True, 0, now()
         await checkpoint_if_cancelled()  # hired in a call that has been cancelled since
         while True:
             if self.gate is not None:
                 await self.gate()
-            job = self._take()
+            if self.halted:
+                return
+            try:
+                job = next(iterator, None)
+            except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
+                self._fail(error)
+                return  # noqa: ASYNC104  sorted out, then told or raised
             if job is None:
                 return
+            self.taken += 1
             index = self.taken - 1
             if is_new:
                 is_new = False
                 self._hire()
                 self._hire()
-            outcome = self._first_step(job, index, base.copy())
-            suspended = False
-            if isinstance(outcome, InContext):
-                suspended = True
-                outcome = await self._rest(outcome, index)
-                in_a_row, since = 0, now()
+            steps, is_stepping = worker.steps, self._is_stepping
+            work = self._do(job, index)
+            outcome = await (stepped(pristine.copy().run, work) if is_stepping else work)
+            suspended = worker.steps != steps
             if outcome is None:
                 return
             self._hand_over(index, outcome)
+            if not is_stepping and variables() is not imprint:
+                self._is_stepping = True
+                pristine.run(self._replace)
+                return
+            if suspended:
+                in_a_row, since = 0, now()
             in_a_row += 1
-            if in_a_row >= AT_ONCE or now() - since > LONGEST:
+            if in_a_row >= self._at_once or now() - since > LONGEST:
                 await checkpoint()
                 in_a_row, since = 0, now()
             elif suspended or index < WATCHED:
                 await checkpoint_if_cancelled()
-
-    def _take(self) -> Job[T] | None:
-        """The next job; `None` at the end, after `halt`, or where the source failed."""
-        if self.halted:
-            return None
-        assert self._iterator is not None
-        try:
-            job = next(self._iterator, None)
-        except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
-            self._fail(error)
-            return None  # noqa: ASYNC104  sorted out, then told or raised
-        if job is not None:
-            self.taken += 1
-        return job
 
     # ------------------------------------------------------------------ an async source
 
@@ -280,9 +296,7 @@ class Crew(Generic[T]):
         stand_in(Place(self._owner, self._below))
         index, job = self._queue.popleft()  # by whichever task begins first: so jobs begin in order
         try:
-            outcome = self._first_step(job, index, copy_context())
-            if isinstance(outcome, InContext):
-                outcome = await self._rest(outcome, index)
+            outcome = await self._do(job, index)
             if outcome is not None:
                 self._hand_over(index, outcome)
         finally:
@@ -292,37 +306,24 @@ class Crew(Generic[T]):
 
     # ------------------------------------------------------------------ one job
 
-    def _first_step(self, job: Job[T], index: int, context: Context) -> Result[T] | InContext[T] | None:
-        """Begin `job`; most trivial ones end here. `None` if the call ends because of it."""
+    async def _do(self, job: Job[T], index: int) -> Result[T] | None:
+        """Do `job`; `None` if the call ends because of it."""
         try:
-            coro: object = context.run(job)
-        except Exception as error:
-            return failed(error)
-        if not is_coroutine(coro):
-            what = f"job {index} ({name_of(job)}) is not async, it returned {type(coro).__name__}, not a coroutine"
-            self.halt(TypeError(f"{self.jobs.call}: {what}"))
-            return None
-        started: Coroutine[Any, Any, Any] = coro
-        if not self._is_plain:
-            started = self._guarded(coro, job, index)
-        try:
-            yielded = context.run(started.send, None)
-        except StopIteration as stop:
-            return Ok(stop.value) if self._is_plain else stop.value
+            coro: object = job()
+            if not is_coroutine(coro):
+                self._refuse(job, index, coro)
+                return None
+            if self._is_plain:
+                return Ok(await coro)
+            return await self._guarded(coro, job, index)
         except Exception as error:
             return failed(error)
         except BaseException as raised:  # noqa: ASYNC103  sorted out, then told or raised
             return self._interrupted(raised, index)  # noqa: ASYNC104  sorted out, then told or raised
-        return InContext(context, started, yielded)
 
-    async def _rest(self, started: InContext[Any], index: int) -> Result[T] | None:
-        try:
-            value = await started
-        except Exception as error:
-            return failed(error)
-        except BaseException as raised:  # noqa: ASYNC103  sorted out, then told or raised
-            return self._interrupted(raised, index)  # noqa: ASYNC104  sorted out, then told or raised
-        return Ok(value) if self._is_plain else value
+    def _refuse(self, job: Job[T], index: int, made: object) -> None:
+        what = f"job {index} ({name_of(job)}) is not async, it returned {type(made).__name__}, not a coroutine"
+        self.halt(TypeError(f"{self.jobs.call}: {what}"))
 
     async def _guarded(self, coro: Coroutine[Any, Any, T], job: Job[T], index: int) -> Result[T]:
         name = name_of(job)
@@ -351,3 +352,21 @@ class Crew(Generic[T]):
             self._deliver(index, result)
         except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
             self._fail(error)
+
+
+class Worker:
+    """One worker.
+
+    Attributes:
+        steps: How many steps it has made: one, and one more for each time that it suspended.
+    """
+
+    __slots__ = ("steps",)
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def step(self, step: Callable[[Any], Any], value: Any) -> Any:
+        """Make one."""
+        self.steps += 1
+        return step(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import anyio
 
@@ -164,20 +164,22 @@ class Collector(Generic[T]):
         plan: The options.
 
     Attributes:
-        results: A result for each job that has ended; written by `_deliver`.
-        failed: How many of them are errors.
+        results: The results in input order, `None` for jobs that have not ended. Written by `_deliver`.
+        done: How many jobs have ended.
+        failed: How many of them with an error.
         timed_out: Whether the timeout of the call cut something off.
         first_failure: The job that made a fail-fast call stop.
     """
 
-    __slots__ = ("_began", "_crew", "_owner", "_plan", "failed", "first_failure", "results", "timed_out")
+    __slots__ = ("_began", "_crew", "_owner", "_plan", "done", "failed", "first_failure", "results", "timed_out")
 
     def __init__(self, owner: Owner, jobs: Checked[T], plan: Plan) -> None:
         self._owner = owner
         self._plan = plan
         self._crew = Crew(owner, jobs, limit=plan.limit, job_timeout=plan.job_timeout, deliver=self._deliver)
         self._began = 0.0
-        self.results: dict[int, Result[T]] = {}
+        self.results: list[Result[T] | None] = []
+        self.done = 0
         self.failed = 0
         self.timed_out = False
         self.first_failure: int | None = None
@@ -196,13 +198,16 @@ class Collector(Generic[T]):
         if crew.error_to_raise is not None:
             reraise(crew.error_to_raise)
         call.refuse_if_cut(crew.jobs.call)
-        results = self.results
-        return [results[index] if index in results else self._cut_off(index) for index in range(self._count())]
+        return self._all_results()
 
-    def _count(self) -> int:
-        """How many results are due: all jobs of an input of known length, else those taken."""
-        total = self._crew.jobs.total
-        return self._crew.taken if total is None else total
+    def _all_results(self) -> list[Result[T]]:
+        """One for each job of an input of known length, else for those that were taken."""
+        due = self._crew.taken if self._crew.jobs.total is None else self._crew.jobs.total
+        results = self.results
+        if self.done == due:
+            return cast("list[Result[T]]", results)
+        results.extend([None] * (due - len(results)))
+        return [self._cut_off(index) if result is None else result for index, result in enumerate(results)]
 
     def _cut_off(self, index: int) -> Result[Any]:
         task = f"job {index} of {self._crew.jobs.call} in {self._owner.path}"
@@ -212,7 +217,11 @@ class Collector(Generic[T]):
         return Err(TaskCancelled(task=task, reason=f"job {self.first_failure} failed"))
 
     def _deliver(self, index: int, result: Result[T]) -> None:
-        self.results[index] = result
+        self.done += 1
+        if index == len(self.results):
+            self.results.append(result)
+        else:
+            self._keep(index, result)
         if type(result) is Err:
             self.failed += 1
             if self._plan.fail_fast and self.first_failure is None:
@@ -220,7 +229,13 @@ class Collector(Generic[T]):
                 self._crew.halt()
         if self._plan.on_progress is not None:
             elapsed = anyio.current_time() - self._began
-            self._plan.on_progress(Progress(len(self.results), self.failed, self._crew.jobs.total, elapsed))
+            self._plan.on_progress(Progress(self.done, self.failed, self._crew.jobs.total, elapsed))
+
+    def _keep(self, index: int, result: Result[T]) -> None:
+        """One that came out of turn."""
+        results = self.results
+        results.extend([None] * (index + 1 - len(results)))
+        results[index] = result
 
 
 async def parallel(owner: Owner, jobs: Jobs[T], plan: Plan) -> list[Result[T]]:

@@ -1,0 +1,203 @@
+"""Jobs of one worker do not see each other's context variables, however a worker finds out (A9, A7, R7)."""
+
+from __future__ import annotations
+
+import functools
+from contextvars import ContextVar, copy_context
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from anyscope import each, scope
+from anyscope._features import crew
+from anyscope._features.streaming import mapping
+from anyscope._lifetime.isolation import CAN_LOOK, variables
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from anyscope import Scope
+
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
+
+VAR: ContextVar[Any] = ContextVar("VAR", default="nothing")
+LATE: ContextVar[str] = ContextVar("LATE")
+
+
+async def in_parallel(s: Scope, fn: Callable[[int], Awaitable[Any]], n: int, limit: int) -> list[Any]:
+    """As jobs of one call."""
+    return [result.unwrap() for result in await s.parallel(each(fn, range(n)), concurrency=limit)]  # type: ignore[arg-type]
+
+
+async def in_map(s: Scope, fn: Callable[[int], Awaitable[Any]], n: int, limit: int) -> list[Any]:
+    """As calls of one map."""
+    return await s.stream(range(n)).map(fn, concurrency=limit).collect()
+
+
+WAYS = pytest.mark.parametrize("way", [in_parallel, in_map])
+
+
+@pytest.fixture(params=[True, False], ids=["looking", "stepping"])
+def can_look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """With this Python, and with one on which nothing can be looked at."""
+    possible = CAN_LOOK and request.param
+    monkeypatch.setattr(crew, "CAN_LOOK", possible)
+    monkeypatch.setattr(mapping, "CAN_LOOK", possible)
+    return possible
+
+
+def test_looking_tells_a_change_from_none() -> None:
+    """A9: what holds the variables is another object after each change, also to an equal value, and only then."""
+
+    def look() -> None:
+        VAR.set(1)
+        before = variables()
+        assert copy_context().run(variables) is before
+        VAR.set(True)  # which is equal
+        assert variables() is not before
+
+    assert CAN_LOOK
+    copy_context().run(look)
+
+
+@WAYS
+@pytest.mark.parametrize("limit", [2, 3])
+@pytest.mark.usefixtures("can_look")
+async def test_no_job_sees_what_another_one_set(way: Callable[..., Any], limit: int) -> None:
+    """A9, R7: whether the others suspend, set a variable that has none yet, or an equal one, or set it back."""
+    VAR.set(1)
+
+    async def job(n: int) -> tuple[Any, str]:
+        seen = VAR.get(), LATE.get("unset")
+        if n % 4 == 1:
+            VAR.set(True)
+        if n % 4 == 2:
+            LATE.set("set")
+            await anyio.sleep(1)
+        if n % 4 == 3:
+            VAR.reset(VAR.set("for a while"))
+        if n % 5 == 4:
+            await anyio.lowlevel.checkpoint()
+        return seen
+
+    async with scope() as s:
+        seen = await way(s, job, 40, limit)
+    assert [(type(value), late) for value, late in seen] == [(int, "unset")] * 40
+    assert (type(VAR.get()), LATE.get("unset")) == (int, "unset")
+
+
+@WAYS
+@pytest.mark.usefixtures("can_look")
+async def test_each_job_sets_a_variable(way: Callable[..., Any]) -> None:
+    """A7, A9: as many as may work at once go on doing so, no more, and workers are not replaced for each job."""
+    VAR.set("caller")
+    running = most = 0
+    tasks: set[int] = set()
+
+    async def job(n: int) -> object:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        tasks.add(anyio.get_current_task().id)
+        seen = VAR.get()
+        VAR.set(n)
+        await anyio.sleep(n > 2)  # the first ones end before all workers have been hired
+        running -= 1
+        return seen
+
+    async with scope() as s:
+        began = anyio.current_time()
+        seen = await way(s, job, 30, 3)
+        took = anyio.current_time() - began
+    assert seen == ["caller"] * 30
+    assert (most, took) == (3, 9)
+    assert len(tasks) <= 7
+
+
+@WAYS
+@pytest.mark.usefixtures("can_look")
+async def test_a_job_that_sets_a_variable_and_fails(way: Callable[..., Any]) -> None:
+    """A9: what it had set is not seen by those after it."""
+    VAR.set("caller")
+
+    async def job(n: int) -> object:
+        seen = VAR.get()
+        VAR.set(n)
+        if way is in_parallel:
+            raise ValueError(seen)
+        return seen
+
+    async with scope() as s:
+        if way is in_map:
+            assert await way(s, job, 10, 2) == ["caller"] * 10
+            return
+        results = await s.parallel(each(job, range(10)), concurrency=1)
+    assert [str(result.pair()[0]) for result in results] == ["caller"] * 10
+
+
+@pytest.mark.usefixtures("can_look")
+async def test_a_generator_of_jobs_does_not_see_what_they_set() -> None:
+    """A9: nor does a source of a stream."""
+    seen: list[object] = []
+
+    async def job() -> None:
+        VAR.set("job")
+
+    async def call(_: int) -> None:
+        VAR.set("call")
+
+    def jobs() -> Iterator[Callable[[], Any]]:
+        for _ in range(5):
+            seen.append(VAR.get())
+            yield job
+
+    async def items() -> AsyncIterator[int]:
+        for number in range(5):
+            seen.append(VAR.get())
+            yield number
+
+    VAR.set("caller")
+    async with scope() as s:
+        await s.parallel(jobs(), concurrency=1)
+        await s.stream(items()).map(call, concurrency=2).collect()
+    assert seen == ["caller"] * 10
+
+
+@WAYS
+@pytest.mark.usefixtures("can_look")
+async def test_plain_functions_and_jobs_with_a_time_out(way: Callable[..., Any]) -> None:
+    """A4, R7: a plain function may set a variable too, and so may what runs below a time-out."""
+    VAR.set("caller")
+
+    def note(n: int) -> object:
+        seen = VAR.get()
+        VAR.set(n)
+        return seen
+
+    async def job(n: int) -> object:
+        return note(n)
+
+    async with scope() as s:
+        if way is in_map:
+            assert await s.stream(range(9)).map(note, concurrency=2).collect() == ["caller"] * 9
+            return
+        jobs = [functools.partial(job, n) for n in range(9)]
+        results = await s.parallel(jobs, concurrency=2, job_timeout=5)
+    assert [result.unwrap() for result in results] == ["caller"] * 9
+
+
+@WAYS
+async def test_cancelled_as_a_worker_is_replaced(way: Callable[..., Any]) -> None:
+    """A10: the one that is hired in its place begins nothing."""
+    begun: list[int] = []
+
+    async def job(n: int) -> None:
+        begun.append(n)
+        VAR.set(n)
+        s.cancel("enough")
+
+    async with scope() as s:
+        await way(s, job, 10, 2)
+    assert begun in ([0], [0, 1])
