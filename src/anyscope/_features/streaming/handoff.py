@@ -204,7 +204,8 @@ class Handoff(Link, AsyncIterator[T]):
     def put(self, item: T) -> None:
         """Give an item to the reader."""
         self.ready.append(item)
-        self.tell()
+        if self._news is not None:
+            self.tell()
 
     def tell(self) -> None:
         """There is news for whoever reads."""

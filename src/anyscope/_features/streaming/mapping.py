@@ -75,6 +75,7 @@ class Mapping(Team[U]):
     """
 
     __slots__ = (
+        "_ahead",
         "_busy",
         "_delivered",
         "_fn",
@@ -96,6 +97,7 @@ class Mapping(Team[U]):
         self._source: AsyncIterator[Any] = make(self.line)
         self._fn = fn
         self._limit = limit
+        self._ahead = 2 * limit  # how many items may be taken before their results have been read
         self._ordered = ordered
         self._taken = self._delivered = 0
         self._leader: Worker | None = None
@@ -110,7 +112,7 @@ class Mapping(Team[U]):
     @property
     def is_wanted(self) -> bool:
         """Whether one more item may be taken."""
-        return not self._is_exhausted and self._taken - self.consumed < 2 * self._limit
+        return not self._is_exhausted and self._taken - self.consumed < self._ahead
 
     @property
     def is_complete(self) -> bool:
@@ -154,7 +156,8 @@ class Mapping(Team[U]):
     @property
     def _can_lead(self) -> bool:
         """Whether nobody else does, and one more item is wanted."""
-        return self._leader is None and self.is_wanted
+        # `is_wanted` again, for this is asked for each item.
+        return self._leader is None and not self._is_exhausted and self._taken - self.consumed < self._ahead
 
     async def _may_lead(self) -> bool:
         """Wait until it can; whether there may be one more item."""
@@ -188,8 +191,11 @@ class Mapping(Team[U]):
             self._let_another_lead()
         is_stepping = self._is_stepping
         try:
-            work = self._call(item)
-            value = await (stepped(copy_context().run, work) if is_stepping else work)
+            if is_stepping:
+                value = await stepped(copy_context().run, self._call(item))
+            else:
+                made = self._fn(item)
+                value = await made if is_coroutine(made) else made
         except BaseException as raised:  # noqa: ASYNC103  raised unless it is a failure
             self._fail_with(number, self._failure_in(raised, worker), worker)
             return False  # noqa: ASYNC104  that is one
