@@ -153,7 +153,7 @@ async def bare_workers(work: Callable[[int], Awaitable[int]], count: int) -> Non
 
     async def serve() -> None:
         async for item in source:
-            results.append(await work(item))  # noqa: PERF401  as several do at once
+            results.append(await work(item))
 
     async with anyio.create_task_group() as group:
         for _ in range(LIMIT):
