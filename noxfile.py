@@ -18,7 +18,7 @@ nox.needs_version = ">=2026.8"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = False
 nox.options.download_python = "never"
-nox.options.sessions = ["lint", "types", "docs", "demo", "minimums", "tests", "coverage"]
+nox.options.sessions = ["lint", "types", "docs", "demo", "guard", "minimums", "tests", "coverage"]
 os.environ.update(UV_PYTHON_DOWNLOADS="never", PYRIGHT_PYTHON_IGNORE_WARNINGS="1")
 os.environ.pop("PYTHONPATH", None)
 
@@ -56,6 +56,7 @@ def _with_postgres() -> dict[str, str]:
 
 HERE = [version for version in PYTHONS if _is_here(version)] or [f"{sys.version_info[0]}.{sys.version_info[1]}"]
 LOWEST, HIGHEST = HERE[0], HERE[-1]
+GUARDED = json.loads((ROOT / "benchmarks" / "guard.json").read_text(encoding="utf-8"))
 
 
 def _install(session: nox.Session, *groups: str, extras: str = "", args: tuple[str, ...] = ()) -> None:
@@ -194,10 +195,12 @@ def _change_of(diff: str) -> tuple[str, str, str]:
     return file, "\n".join(was), "\n".join(became)
 
 
-@nox.session(python=HIGHEST, default=False)
+@nox.session(python=GUARDED["python"] if GUARDED["python"] in HERE else HIGHEST)
 def guard(session: nox.Session) -> None:
     """No ratio of ours to something bare is much worse than the one that is kept; half a minute."""
-    _install(session, extras="[trio]")
+    _install(
+        session, extras="[trio]", args=tuple(f"{name}=={version}" for name, version in GUARDED["versions"].items())
+    )
     session.run("python", "benchmarks/guard.py", *session.posargs)
 
 

@@ -5,6 +5,9 @@ fail because a machine is busy, and must fail where ours costs 1.5 times what it
 times the one that is kept, and what is over that is measured again when all others have been, up to `TRIES` times: it
 fails only if each try is over the bound. A busy machine makes some tries dearer, a regression all of them.
 
+Another Python, or another version of what is bare, has other ratios. So those are kept too: the session installs what
+was kept, and with another Python nothing is judged.
+
     python benchmarks/guard.py             judge
     python benchmarks/guard.py --keep      measure, and keep the ratios, after a change that is meant
 """
@@ -18,6 +21,7 @@ import sys
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -38,6 +42,9 @@ TRIES = 6
 ROUNDS = 15
 EFFORT = Effort(0.004, 0, ROUNDS, ROUNDS, is_quick=True)
 BACKENDS = ("asyncio", "trio")
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+PEERS = ("anyio", "trio")
+"""What is bare, where it is not the standard library."""
 
 
 @dataclass
@@ -104,14 +111,20 @@ def keep(backend: str) -> None:
         for guard in guards:
             run_on(backend, guard.measure)
     ratios = {guard.key: round(median(guard.tries), 3) for guard in guards}
-    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
-    KEPT.write_text(json.dumps({**kept, **ratios}, indent=2) + "\n", encoding="utf-8")
+    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {"ratios": {}}
+    versions = {name: metadata.version(name) for name in PEERS}
+    kept = {"python": PYTHON, "versions": versions, "ratios": {**kept["ratios"], **ratios}}
+    KEPT.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     print(f"{len(ratios)} ratios are kept")
 
 
 def judge(backend: str) -> int:
     """Measure until each has been within its bound once, or often enough; returns the exit code."""
-    kept: dict[str, float] = json.loads(KEPT.read_text(encoding="utf-8"))
+    file = json.loads(KEPT.read_text(encoding="utf-8"))
+    if file["python"] != PYTHON:
+        print(f"guard: nothing is judged, for the ratios were kept with Python {file['python']}, and this is {PYTHON}")
+        return 0
+    kept: dict[str, float] = file["ratios"]
     guards, began = all_of(backend), time.monotonic()
     over = guards
     for _ in range(TRIES):

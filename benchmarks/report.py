@@ -46,8 +46,8 @@ How a second run comes to the same verdicts, also where a figure is near its bou
 - What can be counted (memory blocks, uses for each task) is counted, once.
 
 The targets are those of the project's issues 2 (core), 3 (services), 5 (pools), 6 (streams) and 7 (growth, and stretch
-goals). `flat` means that at no size one of many costs more than so many times what one of fewer costs. `nox -s guard`
-holds some of the ratios to bounds that leave room for noise.
+goals). `flat` means that at no size one of many costs more than so many times what one of fewer costs. `nox -s guard`,
+which CI runs, holds some of the ratios to bounds that leave room for noise.
 """
 
 
