@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 import weakref
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
 import anyio
 
 from .._lifetime.ending import sort_out
 from .._lifetime.opening import is_part_of_opening
-from .._lifetime.place import Place, beneath, here, stand_in
+from .._lifetime.place import HERE, Place, bottom_of, stand_in
 from .._lifetime.start import Start
 from .._lifetime.watching import WATCHERS, tell
 from .._vocabulary.errors import ScopeCancelled, ScopeMisuse, TaskCancelled, TaskNotDone
@@ -28,7 +28,7 @@ from .attempt import NATIVELY, attempt, failed
 from .telling import hooked, outcome_of
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator
+    from collections.abc import Awaitable, Coroutine, Generator
 
     from .._lifetime.branch import Branch
     from .._vocabulary.hooks import TaskKind
@@ -72,7 +72,6 @@ class Task(Place, Generic[T_co]):
         "__weakref__",
         "_context",
         "_coro",
-        "_ended",
         "_function",
         "_given_name",
         "_limit",
@@ -80,6 +79,7 @@ class Task(Place, Generic[T_co]):
         "_result",
         "_scope",
         "_spawned",
+        "_waiters",
         "_why",
         "awaiting",
         "index",
@@ -111,7 +111,8 @@ class Task(Place, Generic[T_co]):
         self._context: Context | None = None  # the caller's, kept while the task is queued
         self._queued_at: float | None = None  # when it began to queue; kept for hooks only
         self._result: Result[T_co] | None = None  # written once, by `_finish`
-        self._ended: anyio.Event | None = None  # made by the first who waits
+        # The signals of those who wait, in order; made by the first of them.
+        self._waiters: dict[Awaitable[None], None] | None = None
         self._why: tuple[object] | None = None  # the reason of the first `cancel()`
         # The backend's handle, weakly, because it leads back here.
         self._spawned: weakref.ref[anyio.TaskHandle[None]] | None = None
@@ -194,11 +195,8 @@ class Task(Place, Generic[T_co]):
             ScopeMisuse: The task waits for itself, alone or in a ring of tasks.
         """
         if self._result is None:
-            waiter = beneath(here())
-            if _is_task(waiter):
-                yield from self._wait_in(waiter).__await__()
-            else:
-                yield from self._end.wait().__await__()
+            waiter = _task_beneath()
+            yield from self._until_ended() if waiter is None else self._wait_in(waiter)
         return self.result()
 
     async def unwrap(self) -> T_co:
@@ -209,14 +207,18 @@ class Task(Place, Generic[T_co]):
         finally:
             del self, result  # the error's traceback leads through this frame
 
-    @property
-    def _end(self) -> anyio.Event:
-        """Set when it ends."""
-        if self._ended is None:
-            self._ended = self.tasks.event()
-        return self._ended
+    def _until_ended(self) -> Generator[Any, Any, None]:
+        """Wait, by a signal for each who does: a native cancellation ends the one that it strikes."""
+        if self._waiters is None:
+            self._waiters = {}
+        signal = self.tasks.signal()
+        self._waiters[signal] = None
+        try:
+            yield from signal.__await__()
+        finally:
+            self._waiters.pop(signal, None)
 
-    async def _wait_in(self, waiter: Task[Any]) -> None:
+    def _wait_in(self, waiter: Task[Any]) -> Generator[Any, Any, None]:
         """Wait in another task of ours, or on its behalf."""
         if waiter.is_genuine():  # not in a job that merely runs on its behalf
             _refuse_ring(waiter, self)
@@ -225,7 +227,7 @@ class Task(Place, Generic[T_co]):
         if slots is not None:
             slots.lend(waiter, self)
         try:
-            await self._end.wait()
+            yield from self._until_ended()
         finally:
             if waiter.awaiting is self:
                 waiter.awaiting = None
@@ -388,8 +390,8 @@ class Task(Place, Generic[T_co]):
             self._coro = None
         self._result = result
         self.end()
-        if self._ended is not None:
-            self._ended.set()
+        if self._waiters is not None:
+            self.tasks.ring(self._waiters)
         if self.tasks.slots is not None:
             self.tasks.slots.end(self)
         self.tasks.ended(self, result.pair()[0])
@@ -405,8 +407,13 @@ def _was_cancelled(branch: Branch | None, path: str) -> bool:
     return False
 
 
-def _is_task(place: object) -> TypeGuard[Task[Any]]:
-    return isinstance(place, Task)
+def _task_beneath() -> Task[Any] | None:
+    """The task of ours in which the running code is, or on whose behalf it runs."""
+    place = HERE.get()
+    if place is None:
+        return None
+    bottom = bottom_of(place)  # asked for first: the body of a scope needs not be told from a copy of its context
+    return bottom if isinstance(bottom, Task) and place.is_genuine() else None
 
 
 def _refuse_ring(waiter: Task[Any], awaited: Task[Any]) -> None:
