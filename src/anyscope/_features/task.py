@@ -10,7 +10,6 @@ Over 400 lines, since handle and work are one object: two would have to be kept 
 from __future__ import annotations
 
 import math
-import weakref
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
@@ -114,8 +113,8 @@ class Task(Place, Generic[T_co]):
         # The signals of those who wait, in order; made by the first of them.
         self._waiters: dict[Awaitable[None], None] | None = None
         self._why: tuple[object] | None = None  # the reason of the first `cancel()`
-        # The backend's handle, weakly, because it leads back here.
-        self._spawned: weakref.ref[anyio.TaskHandle[None]] | None = None
+        # The backend's handle until this task ends; not longer, because it leads back here.
+        self._spawned: anyio.TaskHandle[None] | None = None
         self._scope: anyio.CancelScope | None = None  # the shield of a daemon, which hides the handle's
 
     # ------------------------------------------------------------------ what it is
@@ -257,8 +256,8 @@ class Task(Place, Generic[T_co]):
             self._scope.cancel()
         elif self._spawned is None:
             self._finish(self._cut_off())
-        elif (handle := self._spawned()) is not None:
-            handle.cancel()
+        else:
+            self._spawned.cancel()
 
     @property
     def is_unborn(self) -> bool:
@@ -302,7 +301,8 @@ class Task(Place, Generic[T_co]):
         """Start the child task."""
         handle = self.tasks.owner.spawn(Start(self._drive), self.name, self._context)
         self._context = None
-        self._spawned = weakref.ref(handle)
+        if self._result is None:  # an eager loop may have run it to its end
+            self._spawned = handle
         is_cancelled = self.owner.cancellation is not None and self.kind != "daemon"
         if is_cancelled and anyio.current_effective_deadline() != -math.inf:
             handle.cancel()  # AnyIO's asyncio does not look for new tasks while all others are shielded
@@ -389,12 +389,13 @@ class Task(Place, Generic[T_co]):
             self._coro.close()
             self._coro = None
         self._result = result
+        self._spawned = None
         self.end()
         if self._waiters is not None:
             self.tasks.ring(self._waiters)
         if self.tasks.slots is not None:
             self.tasks.slots.end(self)
-        self.tasks.ended(self, result.pair()[0])
+        self.tasks.ended(self, result)
         self.owner.works.part(self)
 
 

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from .._lifetime.backend import signals
 from .._lifetime.ending import Report
 from .._vocabulary.errors import TaskCancelled
+from .._vocabulary.results import Ok
 from .slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from .._lifetime.owner import Owner
+    from .._vocabulary.results import Result
     from .task import Task
 
 KEPT = 1000
@@ -80,11 +82,14 @@ class Tasks:
             return True
         return False
 
-    def ended(self, task: Task[Any], error: Exception | None) -> None:
+    def ended(self, task: Task[Any], result: Result[Any]) -> None:
         """Count `task`, and keep its error until somebody looks at it."""
+        if isinstance(result, Ok):
+            self.succeeded += 1
+            return
+        error = result.error
         if not self.count(error):
             return
-        assert error is not None
         if task.kind != "task":
             self.owner.crash(error, task.index, self._note(task))
         elif len(self._unobserved) < KEPT:
