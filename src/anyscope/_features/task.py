@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, Typ
 
 import anyio
 
+from .._lifetime.backend import signals
 from .._lifetime.ending import sort_out
 from .._lifetime.opening import is_part_of_opening
 from .._lifetime.place import HERE, Place, bottom_of, stand_in
@@ -27,7 +28,7 @@ from .attempt import NATIVELY, attempt, failed
 from .telling import hooked, outcome_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
     from .._lifetime.branch import Branch
     from .._vocabulary.hooks import TaskKind
@@ -110,8 +111,8 @@ class Task(Place, Generic[T_co]):
         self._context: Context | None = None  # the caller's, kept while the task is queued
         self._queued_at: float | None = None  # when it began to queue; kept for hooks only
         self._result: Result[T_co] | None = None  # written once, by `_finish`
-        # The signals of those who wait, in order; made by the first of them.
-        self._waiters: dict[Awaitable[None], None] | None = None
+        # The signals of those who wait, in order, and what rings each; made by the first of them.
+        self._waiters: dict[Awaitable[None], Callable[[Any], None]] | None = None
         self._why: tuple[object] | None = None  # the reason of the first `cancel()`
         # The backend's handle until this task ends; not longer, because it leads back here.
         self._spawned: anyio.TaskHandle[None] | None = None
@@ -208,14 +209,16 @@ class Task(Place, Generic[T_co]):
 
     def _until_ended(self) -> Generator[Any, Any, None]:
         """Wait, by a signal for each who does: a native cancellation ends the one that it strikes."""
-        if self._waiters is None:
-            self._waiters = {}
-        signal = self.tasks.signal()
-        self._waiters[signal] = None
+        waiters = self._waiters
+        if waiters is None:
+            waiters = self._waiters = {}
+        make_signal, ring = signals()
+        signal = make_signal()
+        waiters[signal] = ring
         try:
             yield from signal.__await__()
         finally:
-            self._waiters.pop(signal, None)
+            del waiters[signal]
 
     def _wait_in(self, waiter: Task[Any]) -> Generator[Any, Any, None]:
         """Wait in another task of ours, or on its behalf."""
@@ -392,7 +395,8 @@ class Task(Place, Generic[T_co]):
         self._spawned = None
         self.end()
         if self._waiters is not None:
-            self.tasks.ring(self._waiters)
+            for signal, ring in self._waiters.items():
+                ring(signal)
         if self.tasks.slots is not None:
             self.tasks.slots.end(self)
         self.tasks.ended(self, result)
@@ -413,7 +417,7 @@ def _task_beneath() -> Task[Any] | None:
     place = HERE.get()
     if place is None:
         return None
-    bottom = bottom_of(place)  # asked for first: the body of a scope needs not be told from a copy of its context
+    bottom = bottom_of(place)  # asked first, since it is mostly the body of a scope, of which no more need be known
     return bottom if isinstance(bottom, Task) and place.is_genuine() else None
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .._lifetime.backend import signals
 from .._lifetime.ending import Report
 from .._vocabulary.errors import TaskCancelled
 from .._vocabulary.results import Ok
 from .slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Iterator
 
     from .._lifetime.owner import Owner
     from .._vocabulary.results import Result
@@ -39,12 +38,10 @@ class Tasks:
         failed: How many have ended with an error.
         cancelled: How many were cancelled.
         _unobserved: The failed tasks that nobody has looked at, by index; at most `KEPT`.
-        _signals: What makes a signal of the running loop and what rings it; found when first asked for, since tasks may
-            be asked for, and refused, before there is a loop.
         _beyond: The indexes of more of them, whose errors are kept by nobody but their handles.
     """
 
-    __slots__ = ("_beyond", "_signals", "_unobserved", "cancelled", "failed", "owner", "slots", "succeeded")
+    __slots__ = ("_beyond", "_unobserved", "cancelled", "failed", "owner", "slots", "succeeded")
 
     def __init__(self, owner: Owner, limit: int | None) -> None:
         self.owner: Owner = owner
@@ -54,22 +51,9 @@ class Tasks:
         self.cancelled: int = 0
         self._unobserved: dict[int, Task[Any]] = {}
         self._beyond: set[int] = set()
-        self._signals: tuple[Callable[[], Awaitable[None]], Callable[[Any], None]] | None = None
         owner.collectors.append(self)
         if self.slots is not None:
             owner.listeners.add(self._cancel_queued)
-
-    def signal(self) -> Awaitable[None]:
-        """Something that one task waits for."""
-        if self._signals is None:
-            self._signals = signals()
-        return self._signals[0]()
-
-    def ring(self, waiters: Iterable[Awaitable[None]]) -> None:
-        """End the waits for such signals."""
-        assert self._signals is not None
-        for signal in waiters:
-            self._signals[1](signal)
 
     def count(self, error: BaseException | None) -> bool:
         """Count the end of some work; true for a failure."""
