@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeGuard, TypeVar
 
 import anyio
 
@@ -92,10 +92,10 @@ class Task(Place, Generic[T_co]):
         tasks: Tasks,
         coro: Coroutine[Any, Any, T_co],
         function: object,
-        *,
         name: str | None = None,
-        kind: TaskKind = "task",
         limit: float | None = None,
+        *,
+        kind: TaskKind = "task",
     ) -> None:
         super().__init__(tasks.owner)
         self.tasks: Tasks = tasks
@@ -418,7 +418,11 @@ def _task_beneath() -> Task[Any] | None:
     if place is None:
         return None
     bottom = bottom_of(place)  # asked first, since it is mostly the body of a scope, of which no more need be known
-    return bottom if isinstance(bottom, Task) and place.is_genuine() else None
+    return bottom if _is_task(bottom) and place.is_genuine() else None
+
+
+def _is_task(place: object) -> TypeGuard[Task[Any]]:
+    return isinstance(place, Task)
 
 
 def _refuse_ring(waiter: Task[Any], awaited: Task[Any]) -> None:
