@@ -302,10 +302,8 @@ class Task(Place, Generic[T_co]):
 
     def begin(self) -> None:
         """Start the child task."""
-        handle = self.tasks.owner.spawn(Start(self._drive), self.name, self._context)
+        handle = self._spawned = self.tasks.owner.spawn(Start(self._drive), self.name, self._context)
         self._context = None
-        if self._result is None:  # an eager loop may have run it to its end
-            self._spawned = handle
         is_cancelled = self.owner.cancellation is not None and self.kind != "daemon"
         if is_cancelled and anyio.current_effective_deadline() != -math.inf:
             handle.cancel()  # AnyIO's asyncio does not look for new tasks while all others are shielded
