@@ -492,6 +492,71 @@ async def _wait_for(task: Task[Any]) -> Any:
     return await task
 
 
+@pytest.mark.asyncio_only  # Trio has no order among the tasks of one turn
+async def test_those_who_wait_go_on_in_the_order_in_which_they_came() -> None:
+    """T1: they are served as they came, and one that gave up is passed over."""
+    seen: list[int] = []
+
+    async def wait(number: int) -> None:
+        await task
+        seen.append(number)
+
+    async with scope() as s:
+        task = s.task(anyio.Event().wait)
+        waiters: list[Task[None]] = []
+        for number in range(5):
+            waiters.append(s.task(wait, number))
+            await anyio.wait_all_tasks_blocked()
+        waiters[2].cancel()
+        await anyio.wait_all_tasks_blocked()
+        task.cancel()
+        for waiter in waiters:
+            await waiter
+    assert seen == [0, 1, 3, 4]
+
+
+async def test_giving_up_the_wait_again_and_again_leaves_nothing_behind() -> None:
+    """T1: a task that runs for months may be looked after once a second."""
+
+    async def look(times: int) -> None:
+        for _ in range(times):
+            with anyio.CancelScope() as cut:
+                cut.cancel()
+                await task
+
+    async with scope() as s:
+        task = s.task(anyio.sleep_forever)
+        await look(20)
+        gc.collect()
+        before = len(gc.get_objects())
+        await look(500)
+        gc.collect()
+        assert len(gc.get_objects()) - before < 100
+        task.cancel()
+
+
+@pytest.mark.parametrize("first", ["the task ends", "the wait is given up"])
+async def test_a_wait_that_is_given_up_as_the_task_ends(first: str) -> None:
+    """T1: whichever of the two the waiter sees, the result is there and the others get it."""
+    ending = anyio.Event()
+
+    async def wait() -> Any:
+        return await task
+
+    async with scope() as s:
+        task = s.task(ending.wait)
+        one, other = s.task(wait), s.task(wait)
+        await anyio.wait_all_tasks_blocked()
+        steps: list[Callable[[], object]] = [task.cancel, one.cancel]
+        for step in steps if first == "the task ends" else reversed(steps):
+            step()
+        await one
+        err, value = await other
+        assert err is None
+        assert value is task.result()
+        assert type(error_of(task)) is TaskCancelled
+
+
 async def test_a_foreign_task_gets_the_result_after_the_scope_has_gone() -> None:
     """T1: a handle outlives its scope, and needs no checkpoint then."""
     async with scope() as s:
@@ -1567,6 +1632,24 @@ async def test_a_task_that_is_cancelled_natively_is_reported() -> None:
         assert type(error_of(task)) is TaskCancelled
         assert not s.cancelled
         assert await sibling == Ok(1)
+
+
+@pytest.mark.asyncio_only
+async def test_a_waiter_that_is_cancelled_natively_takes_nobody_along() -> None:
+    """T1: its native cancellation ends what it waits for, which is therefore nobody else's."""
+    seen: list[object] = []
+
+    async def wait() -> None:
+        seen.append(await task)
+
+    async with scope() as s:
+        task = s.task(ok, 1, 0.01)
+        strangers = [asyncio.create_task(wait()) for _ in range(3)]
+        await anyio.sleep(0.001)
+        strangers[1].cancel()
+        await asyncio.wait(strangers)
+        assert seen == [Ok(1), Ok(1)]
+        assert strangers[1].cancelled()
 
 
 # ------------------------------------------------------------------ cancelling the scope (S5)

@@ -36,7 +36,7 @@ def start_task(
     tasks.owner.require_open("task", fn)
     limit = None if timeout is None else check_seconds("timeout", timeout)
     name = None if name is None else check_name("name", name)
-    task = Task(tasks, call_async("s.task", fn, args), fn, name=name, limit=limit)
+    task = Task(tasks, call_async("s.task", fn, args), fn, name, limit)  # keywords would cost a dict
     task.launch()
     return task
 

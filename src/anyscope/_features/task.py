@@ -10,15 +10,15 @@ Over 400 lines, since handle and work are one object: two would have to be kept 
 from __future__ import annotations
 
 import math
-import weakref
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeGuard, TypeVar
 
 import anyio
 
+from .._lifetime.backend import signals
 from .._lifetime.ending import sort_out
 from .._lifetime.opening import is_part_of_opening
-from .._lifetime.place import Place, beneath, here, stand_in
+from .._lifetime.place import HERE, Place, bottom_of, stand_in
 from .._lifetime.start import Start
 from .._lifetime.watching import WATCHERS, tell
 from .._vocabulary.errors import ScopeCancelled, ScopeMisuse, TaskCancelled, TaskNotDone
@@ -28,7 +28,7 @@ from .attempt import NATIVELY, attempt, failed
 from .telling import hooked, outcome_of
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
     from .._lifetime.branch import Branch
     from .._vocabulary.hooks import TaskKind
@@ -72,7 +72,6 @@ class Task(Place, Generic[T_co]):
         "__weakref__",
         "_context",
         "_coro",
-        "_ended",
         "_function",
         "_given_name",
         "_limit",
@@ -80,6 +79,7 @@ class Task(Place, Generic[T_co]):
         "_result",
         "_scope",
         "_spawned",
+        "_waiters",
         "_why",
         "awaiting",
         "index",
@@ -92,10 +92,10 @@ class Task(Place, Generic[T_co]):
         tasks: Tasks,
         coro: Coroutine[Any, Any, T_co],
         function: object,
-        *,
         name: str | None = None,
-        kind: TaskKind = "task",
         limit: float | None = None,
+        *,
+        kind: TaskKind = "task",
     ) -> None:
         super().__init__(tasks.owner)
         self.tasks: Tasks = tasks
@@ -111,10 +111,11 @@ class Task(Place, Generic[T_co]):
         self._context: Context | None = None  # the caller's, kept while the task is queued
         self._queued_at: float | None = None  # when it began to queue; kept for hooks only
         self._result: Result[T_co] | None = None  # written once, by `_finish`
-        self._ended: anyio.Event | None = None  # made by the first who waits
+        # The signals of those who wait, in order, and what rings each; made by the first of them.
+        self._waiters: dict[Awaitable[None], Callable[[Any], None]] | None = None
         self._why: tuple[object] | None = None  # the reason of the first `cancel()`
-        # The backend's handle, weakly, because it leads back here.
-        self._spawned: weakref.ref[anyio.TaskHandle[None]] | None = None
+        # The backend's handle until this task ends; not longer, because it leads back here.
+        self._spawned: anyio.TaskHandle[None] | None = None
         self._scope: anyio.CancelScope | None = None  # the shield of a daemon, which hides the handle's
 
     # ------------------------------------------------------------------ what it is
@@ -194,11 +195,8 @@ class Task(Place, Generic[T_co]):
             ScopeMisuse: The task waits for itself, alone or in a ring of tasks.
         """
         if self._result is None:
-            waiter = beneath(here())
-            if _is_task(waiter):
-                yield from self._wait_in(waiter).__await__()
-            else:
-                yield from self._end.wait().__await__()
+            waiter = _task_beneath()
+            yield from self._until_ended() if waiter is None else self._wait_in(waiter)
         return self.result()
 
     async def unwrap(self) -> T_co:
@@ -209,14 +207,20 @@ class Task(Place, Generic[T_co]):
         finally:
             del self, result  # the error's traceback leads through this frame
 
-    @property
-    def _end(self) -> anyio.Event:
-        """Set when it ends."""
-        if self._ended is None:
-            self._ended = self.tasks.event()
-        return self._ended
+    def _until_ended(self) -> Generator[Any, Any, None]:
+        """Wait, by a signal for each who does: a native cancellation ends the one that it strikes."""
+        waiters = self._waiters
+        if waiters is None:
+            waiters = self._waiters = {}
+        make_signal, ring = signals()
+        signal = make_signal()
+        waiters[signal] = ring
+        try:
+            yield from signal.__await__()
+        finally:
+            del waiters[signal]
 
-    async def _wait_in(self, waiter: Task[Any]) -> None:
+    def _wait_in(self, waiter: Task[Any]) -> Generator[Any, Any, None]:
         """Wait in another task of ours, or on its behalf."""
         if waiter.is_genuine():  # not in a job that merely runs on its behalf
             _refuse_ring(waiter, self)
@@ -225,7 +229,7 @@ class Task(Place, Generic[T_co]):
         if slots is not None:
             slots.lend(waiter, self)
         try:
-            await self._end.wait()
+            yield from self._until_ended()
         finally:
             if waiter.awaiting is self:
                 waiter.awaiting = None
@@ -255,8 +259,8 @@ class Task(Place, Generic[T_co]):
             self._scope.cancel()
         elif self._spawned is None:
             self._finish(self._cut_off())
-        elif (handle := self._spawned()) is not None:
-            handle.cancel()
+        else:
+            self._spawned.cancel()
 
     @property
     def is_unborn(self) -> bool:
@@ -298,9 +302,8 @@ class Task(Place, Generic[T_co]):
 
     def begin(self) -> None:
         """Start the child task."""
-        handle = self.tasks.owner.spawn(Start(self._drive), self.name, self._context)
+        handle = self._spawned = self.tasks.owner.spawn(Start(self._drive), self.name, self._context)
         self._context = None
-        self._spawned = weakref.ref(handle)
         is_cancelled = self.owner.cancellation is not None and self.kind != "daemon"
         if is_cancelled and anyio.current_effective_deadline() != -math.inf:
             handle.cancel()  # AnyIO's asyncio does not look for new tasks while all others are shielded
@@ -387,12 +390,14 @@ class Task(Place, Generic[T_co]):
             self._coro.close()
             self._coro = None
         self._result = result
+        self._spawned = None
         self.end()
-        if self._ended is not None:
-            self._ended.set()
+        if self._waiters is not None:
+            for signal, ring in self._waiters.items():
+                ring(signal)
         if self.tasks.slots is not None:
             self.tasks.slots.end(self)
-        self.tasks.ended(self, result.pair()[0])
+        self.tasks.ended(self, result)
         self.owner.works.part(self)
 
 
@@ -403,6 +408,15 @@ def _was_cancelled(branch: Branch | None, path: str) -> bool:
             return True
         branch = branch.parent
     return False
+
+
+def _task_beneath() -> Task[Any] | None:
+    """The task of ours in which the running code is, or on whose behalf it runs."""
+    place = HERE.get()
+    if place is None:
+        return None
+    bottom = bottom_of(place)  # asked first, since it is mostly the body of a scope, of which no more need be known
+    return bottom if _is_task(bottom) and place.is_genuine() else None
 
 
 def _is_task(place: object) -> TypeGuard[Task[Any]]:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import anyio
-
 from .._lifetime.ending import Report
 from .._vocabulary.errors import TaskCancelled
+from .._vocabulary.results import Ok
 from .slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .._lifetime.owner import Owner
+    from .._vocabulary.results import Result
     from .task import Task
 
 KEPT = 1000
@@ -34,7 +34,6 @@ class Tasks:
 
     Attributes:
         slots: The slots, if there is a limit.
-        event: The class of events of the running backend: made in a third of the time that `anyio.Event()` takes.
         succeeded: How many have ended well. This and the next two are written by `ended` alone.
         failed: How many have ended with an error.
         cancelled: How many were cancelled.
@@ -42,11 +41,10 @@ class Tasks:
         _beyond: The indexes of more of them, whose errors are kept by nobody but their handles.
     """
 
-    __slots__ = ("_beyond", "_unobserved", "cancelled", "event", "failed", "owner", "slots", "succeeded")
+    __slots__ = ("_beyond", "_unobserved", "cancelled", "failed", "owner", "slots", "succeeded")
 
     def __init__(self, owner: Owner, limit: int | None) -> None:
         self.owner: Owner = owner
-        self.event: type[anyio.Event] = type(anyio.Event())
         self.slots: Slots[Task[Any]] | None = None if limit is None else Slots(limit)
         self.succeeded: int = 0
         self.failed: int = 0
@@ -68,11 +66,14 @@ class Tasks:
             return True
         return False
 
-    def ended(self, task: Task[Any], error: Exception | None) -> None:
+    def ended(self, task: Task[Any], result: Result[Any]) -> None:
         """Count `task`, and keep its error until somebody looks at it."""
+        if isinstance(result, Ok):
+            self.succeeded += 1
+            return
+        error = result.error
         if not self.count(error):
             return
-        assert error is not None
         if task.kind != "task":
             self.owner.crash(error, task.index, self._note(task))
         elif len(self._unobserved) < KEPT:

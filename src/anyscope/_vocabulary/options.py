@@ -83,6 +83,8 @@ def check_callback(option: str, value: object) -> None:
 
 def name_of(fn: object) -> str:
     """How a person would call `fn`: its qualified name without the function that it was made in."""
+    if type(fn) is FunctionType:
+        return fn.__qualname__.rpartition("<locals>.")[2]
     if isinstance(fn, functools.partial):
         return name_of(fn.func)
     name = getattr(fn, "__qualname__", None)
@@ -102,6 +104,9 @@ def call_async(where: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Cor
         fn: What should be an async function.
         args: Its positional arguments; that they fit is told here too, at the wrong call.
     """
+    if type(fn) is FunctionType and fn.__code__.co_flags & _CO_COROUTINE:
+        coro: Coroutine[Any, Any, Any] = fn(*args)
+        return coro  # by far the most frequent case, and nothing else to be told of it
     require_async(where, fn, args)
     made: object = fn(*args)
     if is_coroutine(made):
