@@ -153,9 +153,7 @@ class Pilot(Place, Generic[T]):
             if course.is_due:
                 await checkpoint()
                 return
-            bell = course.bell()
-            with anyio.CancelScope(deadline=course.due):
-                await bell.wait()
+            await course.bell.wait(course.due)
         except anyio.get_cancelled_exc_class():  # noqa: ASYNC103  see the top
             if self._is_to_end():
                 raise
