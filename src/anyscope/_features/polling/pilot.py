@@ -222,7 +222,7 @@ class Pilot(Place, Generic[T]):
                 outcome = await attempt(made, settings.timeout, self.course.label)
         except BaseException as raised:  # noqa: ASYNC103  sorted out, then told or raised
             outcome = failed(self._understood(raised))
-        _forget_strangers()
+        self._forget_strangers()
         return outcome
 
     async def _deliver(self, on_value: Callable[[Any], object], value: T) -> None:
@@ -230,7 +230,7 @@ class Pilot(Place, Generic[T]):
             made = on_value(value)
             if is_coroutine(made):  # not anything that can be awaited: a Task that it started is the scope's affair
                 await made
-            _forget_strangers()
+            self._forget_strangers()
         except BaseException as raised:
             error = self._understood(raised)
             if error is not raised:
@@ -246,15 +246,15 @@ class Pilot(Place, Generic[T]):
             raise raised
         return TaskCancelled(task=self.course.label, reason=NATIVELY)
 
+    def _forget_strangers(self) -> None:
+        """Take back native cancellations that a function of the user's has answered, be it with an error or a value."""
+        cancelling = getattr(self.native, "cancelling", None)  # what asyncio has from 3.11 on; mostly there are none
+        if cancelling is not None and cancelling() and not _is_cancelled():
+            forget_native_cancellation()
+
     def _is_to_end(self) -> bool:
         """Whether the cancellation that has just come ends the task."""
         return _is_cancelled() or self._owner.is_forsaken
-
-
-def _forget_strangers() -> None:
-    """Take back native cancellations that a function of the user's has answered, be it with an error or a value."""
-    if not _is_cancelled():
-        forget_native_cancellation()
 
 
 def _is_cancelled() -> bool:
