@@ -331,6 +331,16 @@ async def test_a_service_with_a_poll_in_a_scope_of_its_own() -> None:
     assert polls[-1].status().state == "stopped"
 
 
+async def test_who_is_told_twice_to_end() -> None:
+    """S2: a scope that closes has nothing to cut where the task of a poll has left."""
+    async with app() as s:
+        poll = s.poll(Source(), interval=1)
+        poll.stop()
+        await settle()
+        poll._pilot.cancel()
+        assert str(poll.status()) == "stopped, 0 polls, 0 failed"
+
+
 # ------------------------------------------------------------------ coarse clocks (L2)
 EARLY = 4e-4
 """Seconds that timers ring too early on the loop below; on uvloop it is up to half a millisecond."""

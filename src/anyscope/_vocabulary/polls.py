@@ -99,8 +99,8 @@ class PollSettings:
     until: Callable[[Any], object] | None
     name: str
 
-    def interval_after(self, status: PollStatus) -> float | None:
-        """The interval now; `None` to end.
+    def interval_after(self, status: Callable[[], PollStatus]) -> float | None:
+        """The interval now; `None` to end. Only a function of the user's needs the status, which costs to make.
 
         Raises:
             TypeError: The user's function gave something else.
@@ -108,7 +108,7 @@ class PollSettings:
         """
         if not callable(self.interval):
             return self.interval
-        given: Any = self.interval(status)
+        given: Any = self.interval(status())
         return None if given is None else _interval("what interval(status) gives", given)
 
     def verdict_on(self, error: Exception, status: PollStatus) -> OnError:

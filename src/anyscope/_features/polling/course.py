@@ -110,7 +110,7 @@ class Course(Generic[T]):
     def start(self) -> None:
         """Begin a run, with a grid of its own."""
         now, settings = self.now(), self.settings
-        interval = None if settings.immediate else self._interval()
+        interval = None if settings.immediate else settings.interval_after(self.status)
         self.run = Run()
         self.is_paused = False
         self.tally.begin_anew()
@@ -238,16 +238,11 @@ class Course(Generic[T]):
             raise self._failure_of(flight.run)
 
     def _plan(self, flight: Flight[T], error: Exception | None) -> None:
-        interval = None if flight.is_void else self._interval()
+        interval = None if flight.is_void else self.settings.interval_after(self.status)
         if interval is None:
             self.end("done", "its interval has become None", run=flight.run)
         elif self.is_on and self.run is flight.run:
             self.tally.skip(self._land(interval, error))
-
-    def _interval(self) -> float | None:
-        """The interval now; `None` to end. Only a function of the user's needs the status, which costs to make."""
-        interval = self.settings.interval
-        return self.settings.interval_after(self.status()) if callable(interval) else interval
 
     def _land(self, interval: float, error: Exception | None) -> int:
         now = self.now()
