@@ -2,16 +2,15 @@
 
 On asyncio that is a bare future, and a timer of the loop that ends it. An event and a cancel scope with a deadline cost
 several times as much, for at its deadline the scope cancels the task and takes that back. On Trio such a scope is what
-a timer is.
+a timer is; Trio's own, for those of AnyIO are a second object around each.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Protocol
-
-import anyio
+import sys
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..._lifetime.backend import running_loop
 
@@ -37,26 +36,27 @@ class Bell(Protocol):
 def bell() -> Bell:
     """One for the running loop."""
     loop = running_loop()
-    return LoopBell(loop) if isinstance(loop, asyncio.AbstractEventLoop) else ScopeBell()
+    return LoopBell(loop) if isinstance(loop, asyncio.AbstractEventLoop) else TrioBell()
 
 
-class ScopeBell:
-    """By what AnyIO has.
+class TrioBell:
+    """By an event and a cancel scope of Trio.
 
     Attributes:
         _event: Set when it is rung; made by who waits.
     """
 
-    __slots__ = ("_event",)
+    __slots__ = ("_event", "_trio")
 
     def __init__(self) -> None:
-        self._event: anyio.Event | None = None
+        self._trio: Any = sys.modules["trio"]
+        self._event: Any = None
 
     async def wait(self, due: float) -> None:
         """Wait until it is rung or the time has come."""
-        event = self._event = anyio.Event()
-        with anyio.CancelScope(deadline=due):
-            await event.wait()
+        self._event = self._trio.Event()
+        with self._trio.CancelScope(deadline=due):
+            await self._event.wait()
 
     def ring(self) -> None:
         """End the wait, if there is one."""
