@@ -329,3 +329,54 @@ async def test_a_service_with_a_poll_in_a_scope_of_its_own() -> None:
         assert poll.status().running
         assert current_scope() is s
     assert polls[-1].status().state == "stopped"
+
+
+async def test_who_is_told_twice_to_end() -> None:
+    """S2: a scope that closes has nothing to cut where the task of a poll has left."""
+    async with app() as s:
+        poll = s.poll(Source(), interval=1)
+        poll.stop()
+        await settle()
+        poll._pilot.cancel()
+        assert str(poll.status()) == "stopped, 0 polls, 0 failed"
+
+
+# ------------------------------------------------------------------ coarse clocks (L2)
+EARLY = 4e-4
+"""Seconds that timers ring too early on the loop below; on uvloop it is up to half a millisecond."""
+
+
+class HastyLoop(asyncio.SelectorEventLoop):
+    """A loop whose timers ring too early."""
+
+    timers = 0
+
+    def call_at(self, when: float, *args: Any, **options: Any) -> asyncio.TimerHandle:
+        """Set a timer, and count it."""
+        self.timers += 1
+        return super().call_at(max(when - EARLY, self.time()), *args, **options)
+
+
+def test_a_timer_that_rings_too_early() -> None:
+    """L2: no tick comes too early because of it, and the timer is set anew once, not again and again."""
+    late: list[float] = []
+    used: list[int] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, HastyLoop)
+        interval, count = 0.003, 5
+
+        async def fetch() -> int:
+            late.append(loop.time() - begun - interval * (len(late) + 1))
+            return len(late)
+
+        async with scope() as s:
+            begun, before = loop.time(), loop.timers
+            await s.poll(fetch, interval=interval, immediate=False, until=lambda n: n == count).wait_done()
+            used.append(loop.timers - before)
+
+    anyio.run(main, backend_options={"loop_factory": HastyLoop})
+    assert len(late) == 5
+    assert min(late) >= 0
+    assert used[0] <= 2 * len(late)

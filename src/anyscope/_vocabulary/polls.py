@@ -7,7 +7,7 @@ import math
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .options import (
@@ -99,8 +99,8 @@ class PollSettings:
     until: Callable[[Any], object] | None
     name: str
 
-    def interval_after(self, status: PollStatus) -> float | None:
-        """The interval now; `None` to end.
+    def interval_after(self, status: Callable[[], PollStatus]) -> float | None:
+        """The interval now; `None` to end. Only a function of the user's needs the status, which costs to make.
 
         Raises:
             TypeError: The user's function gave something else.
@@ -108,7 +108,7 @@ class PollSettings:
         """
         if not callable(self.interval):
             return self.interval
-        given: Any = self.interval(status)
+        given: Any = self.interval(status())
         return None if given is None else _interval("what interval(status) gives", given)
 
     def verdict_on(self, error: Exception, status: PollStatus) -> OnError:
@@ -207,14 +207,24 @@ def require_fetch(fetch: object) -> None:
 
 def _needed_by(fetch: Any) -> list[str]:
     """The parameters without which it cannot be called, as one would write them in a call."""
-    if type(fetch) is FunctionType and not fetch.__code__.co_argcount and not fetch.__code__.co_kwonlyargcount:
-        return []
+    if _plainly_needs_none(fetch):
+        return []  # a signature takes a tenth of what it costs to start a poll
     try:
         parameters = inspect.signature(fetch).parameters.values()
     except (TypeError, ValueError):
         return []  # written in C, for instance: it will tell itself
     needed = [each for each in parameters if each.default is each.empty and each.kind not in _ANY_NUMBER]
     return [f"{each.name}={each.name}" if each.kind is each.KEYWORD_ONLY else each.name for each in needed]
+
+
+def _plainly_needs_none(fetch: Any) -> bool:
+    """Whether it is a function of no parameters, or a method of none but its object."""
+    is_method = type(fetch) is MethodType
+    function = fetch.__func__ if is_method else fetch
+    if type(function) is not FunctionType:
+        return False
+    code = function.__code__
+    return code.co_argcount == is_method and not code.co_kwonlyargcount
 
 
 def _as_is(value: Any) -> Any:

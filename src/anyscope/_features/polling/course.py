@@ -29,6 +29,7 @@ from ..._lifetime.backend import pass_on_cancellation, running_clock
 from ..._vocabulary.errors import PollFailed, PollStopped, because
 from ..._vocabulary.polls import PollStatus
 from ..._vocabulary.results import Err
+from .bell import bell
 from .flight import Ask, Flight, Run
 from .tally import Tally
 from .timing import Timing
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from ..._vocabulary.hooks import PollState
     from ..._vocabulary.polls import PollSettings
     from ..._vocabulary.results import Result
+    from .bell import Bell
 
 T = TypeVar("T")
 
@@ -50,6 +52,7 @@ class Course(Generic[T]):
         settings: The options.
 
     Attributes:
+        bell: Rung to make the pilot look again.
         run: The present run, or the last one. Written by `start`.
         flight: The fetch or delivery that is under way. Written by `take_off` and `leave`.
         is_paused: Whether none begins by itself. Written by `pause`, `resume` and `start`.
@@ -57,13 +60,12 @@ class Course(Generic[T]):
         version: How many values there have been, so that a reader knows a new one. Written likewise.
         _ask: Those who wait for the next flight.
         _changed: Set when something has happened that somebody may wait for; made by the first who does.
-        _wake: Set to make the pilot look again; made by the pilot.
     """
 
     __slots__ = (
         "_ask",
         "_changed",
-        "_wake",
+        "bell",
         "flight",
         "is_paused",
         "now",
@@ -82,6 +84,7 @@ class Course(Generic[T]):
         self.owner: Owner = owner
         self.settings: PollSettings = settings
         self.now = running_clock()
+        self.bell: Bell = bell()
         self.tally: Tally = Tally(settings.name, owner)
         self.timing: Timing = Timing(settings)
         self.run: Run = Run()
@@ -91,7 +94,6 @@ class Course(Generic[T]):
         self.version: int = 0
         self._ask: Ask[T] | None = None
         self._changed: anyio.Event | None = None
-        self._wake: anyio.Event | None = None
 
     @property
     def label(self) -> str:
@@ -108,7 +110,7 @@ class Course(Generic[T]):
     def start(self) -> None:
         """Begin a run, with a grid of its own."""
         now, settings = self.now(), self.settings
-        interval = None if settings.immediate else settings.interval_after(self.status())
+        interval = None if settings.immediate else settings.interval_after(self.status)
         self.run = Run()
         self.is_paused = False
         self.tally.begin_anew()
@@ -236,7 +238,7 @@ class Course(Generic[T]):
             raise self._failure_of(flight.run)
 
     def _plan(self, flight: Flight[T], error: Exception | None) -> None:
-        interval = None if flight.is_void else self.settings.interval_after(self.status())
+        interval = None if flight.is_void else self.settings.interval_after(self.status)
         if interval is None:
             self.end("done", "its interval has become None", run=flight.run)
         elif self.is_on and self.run is flight.run:
@@ -271,20 +273,13 @@ class Course(Generic[T]):
         if self._changed is not None:
             self._changed.set()
             self._changed = None
-        if self._wake is not None:
-            self._wake.set()
-            self._wake = None
+        self.bell.ring()
 
     async def until_change(self) -> None:
         """Wait until something has happened."""
         if self._changed is None:
             self._changed = anyio.Event()
         await self._changed.wait()
-
-    def bell(self) -> anyio.Event:
-        """What is set when the pilot has to look again."""
-        self._wake = anyio.Event()
-        return self._wake
 
     # ------------------------------------------------------------------ what it tells
 

@@ -54,10 +54,10 @@ class Pilot(Place, Generic[T]):
     Attributes:
         index: Its number in the scope, in order of creation.
         _spawned: Stands for the task that was started; `None` without one. Written by `launch` and `_leave`.
-        _scope: Around all that the task does, to cut it when the scope closes. Made by `launch`.
+        _task: The backend's handle of that task, to cut it when the scope closes. Written likewise, for it leads back.
     """
 
-    __slots__ = ("_owner", "_scope", "_spawned", "course", "index")
+    __slots__ = ("_owner", "_spawned", "_task", "course", "index")
 
     def __init__(self, owner: Owner, course: Course[T]) -> None:
         super().__init__(owner)
@@ -65,7 +65,7 @@ class Pilot(Place, Generic[T]):
         self.course: Course[T] = course
         self.index: int = owner.next_index()
         self._spawned: object = None
-        self._scope = anyio.CancelScope()
+        self._task: anyio.TaskHandle[None] | None = None
 
     # ------------------------------------------------------------------ what it is
 
@@ -108,7 +108,8 @@ class Pilot(Place, Generic[T]):
     def cancel(self, reason: object = None) -> None:
         """Its scope closes."""
         self.course.end("stopped", self._why() if self._owner.cancelled else "its scope has ended")
-        self._scope.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     def launch(self) -> None:
         """Begin the task, unless there is one, or nothing to do."""
@@ -117,9 +118,8 @@ class Pilot(Place, Generic[T]):
         if WATCHERS:
             tell("polling", self._owner, self)
         self._spawned = spawned = object()
-        self._scope = anyio.CancelScope()
         self._owner.works.join_daemon(self)
-        _ = self._owner.spawn(Start(functools.partial(self._drive, spawned)), self.who)
+        self._task = self._owner.spawn(Start(functools.partial(self._drive, spawned)), self.who)
 
     # ------------------------------------------------------------------ the task
 
@@ -129,8 +129,7 @@ class Pilot(Place, Generic[T]):
         stand_in(self)
         raised: BaseException | None = None
         try:
-            with self._scope:
-                await self._live()
+            await self._live()
         except BaseException as error:  # noqa: ASYNC103  sorted out below, then told
             raised = error
         self._leave()
@@ -153,16 +152,14 @@ class Pilot(Place, Generic[T]):
             if course.is_due:
                 await checkpoint()
                 return
-            bell = course.bell()
-            with anyio.CancelScope(deadline=course.due):
-                await bell.wait()
+            await course.bell.wait(course.due)
         except anyio.get_cancelled_exc_class():  # noqa: ASYNC103  see the top
             if self._is_to_end():
                 raise
             forget_native_cancellation()
 
     def _leave(self) -> None:
-        self._spawned = None
+        self._spawned = self._task = None
         self.end()
         self._owner.works.part(self)
 
@@ -224,7 +221,7 @@ class Pilot(Place, Generic[T]):
                 outcome = await attempt(made, settings.timeout, self.course.label)
         except BaseException as raised:  # noqa: ASYNC103  sorted out, then told or raised
             outcome = failed(self._understood(raised))
-        _forget_strangers()
+        self._forget_strangers()
         return outcome
 
     async def _deliver(self, on_value: Callable[[Any], object], value: T) -> None:
@@ -232,7 +229,7 @@ class Pilot(Place, Generic[T]):
             made = on_value(value)
             if is_coroutine(made):  # not anything that can be awaited: a Task that it started is the scope's affair
                 await made
-            _forget_strangers()
+            self._forget_strangers()
         except BaseException as raised:
             error = self._understood(raised)
             if error is not raised:
@@ -248,15 +245,15 @@ class Pilot(Place, Generic[T]):
             raise raised
         return TaskCancelled(task=self.course.label, reason=NATIVELY)
 
+    def _forget_strangers(self) -> None:
+        """Take back native cancellations that a function of the user's has answered, be it with an error or a value."""
+        cancelling = getattr(self.native, "cancelling", None)  # what asyncio has from 3.11 on; mostly there are none
+        if cancelling is not None and cancelling() and not _is_cancelled():
+            forget_native_cancellation()
+
     def _is_to_end(self) -> bool:
         """Whether the cancellation that has just come ends the task."""
         return _is_cancelled() or self._owner.is_forsaken
-
-
-def _forget_strangers() -> None:
-    """Take back native cancellations that a function of the user's has answered, be it with an error or a value."""
-    if not _is_cancelled():
-        forget_native_cancellation()
 
 
 def _is_cancelled() -> bool:
