@@ -15,7 +15,7 @@ import threading
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -25,7 +25,7 @@ from .._vocabulary.hooks import CancelKind, Cancelled, Hooks
 from .._vocabulary.options import name_of
 from .backend import has_ended, running_loop
 from .hookset import HookSet
-from .place import HERE, Place, beneath, here, is_in_clean_up, is_inside, keeper_under, nearest_open, stand_in
+from .place import HERE, Place, beneath, here, is_beneath, keeper_under, nearest_open, stand_in
 from .signal import CancelSignal, Listeners, wrong_thread
 from .watching import WATCHERS, tell
 from .works import Works
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from anyio.abc import TaskGroup
+
+F = TypeVar("F")
 
 Phase: TypeAlias = Literal["new", "open", "draining", "closing", "closed"]
 
@@ -47,7 +49,7 @@ class Ambient(Enum):
         return "AMBIENT"
 
 
-AMBIENT = Ambient.AMBIENT
+AMBIENT: Final = Ambient.AMBIENT
 """As `parent=`: the scope that is current where the new one is entered."""
 
 
@@ -100,7 +102,7 @@ class Branch:
     )
 
     def __init__(
-        self, *, name: str, parent: Branch | Ambient | None, signal: CancelSignal | None, hooks: tuple[Hooks, ...]
+        self, name: str, parent: Branch | Ambient | None, signal: CancelSignal | None, hooks: tuple[Hooks, ...]
     ) -> None:
         self.name: str = name
         # Gives the object that the user holds, which writes this; weakly, for it holds the owner.
@@ -121,7 +123,7 @@ class Branch:
         self._former_place: Place | None = None
         self._unlisten: Callable[[], None] | None = None
         self.context: Context | None = None  # of the code that entered it, as it was then
-        # How far it is; only moves forward.
+        # How far it is; only moves forward, the owner says when.
         self.phase: Phase = "new"
         self.cancellation: Cancellation | None = None  # written once, by `_mark_cancelled`
         self._listeners: Listeners | None = None
@@ -158,22 +160,23 @@ class Branch:
         assert self._group is not None
         return self._group
 
-    def advance(self, phase: Phase) -> None:
-        """Go on to `phase`; the owner says when."""
-        self.phase = phase
-
     # ------------------------------------------------------------------ entering and leaving the tree
 
-    async def enter(self) -> None:
-        """Find the parent, then open the task group, last (law 4); the rest cannot fail."""
+    async def enter(self, face: F) -> F:
+        """Find the parent, then open the task group, last (law 4); the rest cannot fail.
+
+        Args:
+            face: What an `__aenter__` has to give, which this gives.
+        """
         try:
             parent = self._find_parent()
         except ScopeClosed as late:
             await refuse(late)
-        self.parent = parent
+        place = here()
         if parent is not None:
-            self.is_nested = is_inside(parent)
-            self.is_in_clean_up = is_in_clean_up()
+            self.parent = parent
+            self.is_nested = is_beneath(place, parent)
+            self.is_in_clean_up = place is not None and place.owner.phase == "closing"
             self.keeper = keeper_under(parent)
             self.hooks = parent.hooks
         if self._own_hooks:
@@ -181,7 +184,8 @@ class Branch:
         group = anyio.create_task_group()
         await group.__aenter__()
         self._group = group
-        self._begin()
+        self._begin(place)
+        return face
 
     def _find_parent(self) -> Branch | None:
         if self.phase != "new":
@@ -191,18 +195,18 @@ class Branch:
                 remedy="A scope is single-use: call scope(...) again for the next block.",
             )
         asked = self._asked_parent
-        if isinstance(asked, Ambient):
+        if asked is AMBIENT:
             return None if self._signal is not None else nearest_open()
         if asked is not None:
             asked.require_parental(self.name)
         return asked
 
-    def _begin(self) -> None:
+    def _begin(self, place: Place | None) -> None:
         self.phase = "open"
         self._thread = threading.get_ident()
         self._loop = running_loop()
         self._former_place = HERE.get()
-        self._place = Place(self, beneath(here()) if self._former_place is not None else None)
+        self._place = Place(self, beneath(place))
         stand_in(self._place)
         self.context = copy_context()
         if self.cancellation is not None:

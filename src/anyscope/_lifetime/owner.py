@@ -53,6 +53,7 @@ from .backend import TURNS, call_later, pass_on_cancellation, running_task, slee
 from .branch import AMBIENT, Ambient, Branch, Cancellation
 from .cleanup import CleanUp, run_clean_up
 from .ending import QUIET, BodyEnd, Ending, Report, sort_out
+from .leaving import leave_with
 from .place import Place, stand_in
 from .start import Start
 from .watching import WATCHERS, tell
@@ -120,9 +121,8 @@ class Owner(Branch):
         "timeout",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  by position it is made in less time
         self,
-        *,
         name: str = "scope",
         timeout: float | None = None,
         close_timeout: float | None = 10.0,
@@ -130,7 +130,7 @@ class Owner(Branch):
         signal: CancelSignal | None = None,
         hooks: tuple[Hooks, ...] = (),
     ) -> None:
-        super().__init__(name=name, parent=parent, signal=signal, hooks=hooks)
+        super().__init__(name, parent, signal, hooks)
         self.timeout: float | None = timeout
         self.close_timeout: float | None = close_timeout
         # Whether the body or a task was really cut off by the cancellation; written by `explain_cut`.
@@ -153,8 +153,8 @@ class Owner(Branch):
 
     # ------------------------------------------------------------------ work
 
-    def _begin(self) -> None:
-        super()._begin()
+    def _begin(self, place: Place | None) -> None:
+        super()._begin(place)
         if self.timeout is not None:
             self._start_timer(self.timeout)
 
@@ -283,27 +283,33 @@ class Owner(Branch):
 
     # ------------------------------------------------------------------ leaving
 
-    async def leave(self, raised: BaseException | None) -> BaseException | None:
-        """Leave the block: wait, close, and give the exception that leaves it (`None`: quietly)."""
+    async def leave(self, raised: BaseException | None) -> bool:
+        """Leave the block, as an `__aexit__` has to: wait, close, and raise what leaves it.
+
+        Returns:
+            Whether the error of the body is absorbed.
+        """
         self._check_leaving()
-        body = QUIET if raised is None else sort_out(raised)
-        foreign_cut = body.cut is not None and anyio.current_effective_deadline() != -math.inf
+        body, native, foreign_cut = QUIET, None, False
         if raised is not None:
+            body = sort_out(raised)
+            foreign_cut = body.cut is not None and anyio.current_effective_deadline() != -math.inf
             self._cancel_after(body, foreign_cut=foreign_cut)
-        native: BaseException | None = None
-        if self._is_busy():
-            self.advance("draining")
+        if self._clean_ups or self.works.live or self.works.daemons:
+            self.phase = "draining"
             native = await self._start_closer()
         else:
-            self.advance("closing")  # the group is not left at once, and must take nothing new meanwhile
+            self.phase = "closing"  # the group is not left at once, and must take nothing new meanwhile
             self._stop_timer()
         outside = await self._leave_group(None if foreign_cut else body.cut) or native
         if outside is None and self.cancellation is not None and not foreign_cut:
             outside = await self._outside()
         self.detach()
-        leaving = self._leaving(body, body.cut if foreign_cut else outside)
-        self.collectors.clear()
-        return leaving
+        try:
+            return leave_with(self._leaving(body, body.cut if foreign_cut else outside), raised)
+        finally:
+            self.collectors.clear()
+            del raised, body, native, outside  # the frames of an error must not lead back to it
 
     async def _start_closer(self) -> BaseException | None:
         """Start the closer, and see it begin, since some things end by its word alone.
@@ -338,9 +344,6 @@ class Owner(Branch):
         if self.cancellation is not None and self.cancellation.kind == "outside":
             self.report(self._stray_cancellation(), -1, f"in {self.path}")
         return None
-
-    def _is_busy(self) -> bool:
-        return bool(self.works.live or self._clean_ups or self.works.daemons)
 
     def _check_leaving(self) -> None:
         if self.phase != "open":
@@ -421,7 +424,7 @@ class Owner(Branch):
         bound = math.inf if self.close_timeout is None else self.close_timeout
         await self._until_ended(self.works.live, bound)
         self._stop_timer()
-        self.advance("closing")
+        self.phase = "closing"
         for daemon in list(self.works.daemons):
             daemon.cancel("its scope has ended")
         await self._bury_the_unborn()
