@@ -18,7 +18,7 @@ from .._features.streaming.stream import Stream, open_stream
 from .._features.tasks import Tasks
 from .._lifetime.branch import AMBIENT, Ambient
 from .._lifetime.hookset import as_hooks
-from .._lifetime.owner import Owner
+from .._lifetime.owner import CLOSE_TIMEOUT, Owner
 from .._lifetime.place import nearest_open
 from .._lifetime.signal import CancelSignal
 from .._vocabulary.errors import NoCurrentScope, ScopeCancelled
@@ -273,7 +273,7 @@ class Scope(Polling):
             >>> anyio.run(main)
             Ok(value=1.5)
         """
-        return await starting.run_here(self._tasks or self._make_tasks(), fn, args, name=name, timeout=timeout)
+        return await starting.run_here(self._tasks or self._make_tasks(), fn, args, name, timeout)
 
     def start_soon(
         self, fn: Callable[..., Coroutine[Any, Any, Any]], *args: Any, name: str | None = None, daemon: bool = False
@@ -786,7 +786,7 @@ def scope(
     parent: Scope | Ambient | None = AMBIENT,
     signal: CancelSignal | None = None,
     hooks: Hooks | Iterable[Hooks] = (),
-    close_timeout: float | None = 10.0,
+    close_timeout: float | None = CLOSE_TIMEOUT,
 ) -> Scope:
     """Make the owner of what will be started in one block.
 
@@ -819,10 +819,12 @@ def scope(
         <Scope app open, 0 running>
         <Scope app closed>
     """
+    if close_timeout is not CLOSE_TIMEOUT:
+        close_timeout = check_seconds("close_timeout", close_timeout, positive=True)
     owner = Owner(  # by position: names would be a dict that Python makes and takes apart, each time
         "scope" if name is None else check_name("name", name),
         None if timeout is None else check_seconds("timeout", timeout),
-        check_seconds("close_timeout", close_timeout, positive=True),
+        close_timeout,
         parent if parent is AMBIENT else _as_owner(parent),
         None if signal is None else _as_signal(signal),
         () if type(hooks) is tuple and not hooks else as_hooks(hooks),

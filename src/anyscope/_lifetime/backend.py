@@ -51,6 +51,14 @@ def running_task() -> object:
         return None
 
 
+def running() -> tuple[object, object]:
+    """The native task that is running, and an object that stands for its loop; for code that does run in a task."""
+    if LIBRARY.name == "trio":
+        lowlevel = _trio().lowlevel
+        return lowlevel.current_task(), lowlevel.current_trio_token()
+    return asyncio.current_task(), asyncio.get_running_loop()
+
+
 def has_ended(task: object) -> bool:
     """Whether a native task has ended; only asyncio lets others outlive it that way."""
     return isinstance(task, asyncio.Task) and task.done()

@@ -131,8 +131,11 @@ def keeper_under(owner: Branch) -> Place | None:
 def nearest_open(*, closing_too: bool = False) -> Branch | None:
     """The owner of the innermost scope of this context and loop that is still open, or closing."""
     place = HERE.get()
-    if place is None:
-        return None
+    return None if place is None else open_around(place, closing_too=closing_too)
+
+
+def open_around(place: Place, *, closing_too: bool = False) -> Branch | None:
+    """As `nearest_open`, for code whose context says `place`."""
     owner: Branch | None = place.owner
     while owner is not None and not owner.is_open_here(closing_too=closing_too):
         owner = owner.parent
