@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 D = TypeVar("D")
 
+NO_HOOKS: tuple[Hooks, ...] = ()
+"""What most scopes are given, and need not be looked into."""
+
 
 class Scope(Polling):
     """Owns everything that is started inside it; make one with `scope()`.
@@ -827,7 +830,7 @@ def scope(
         close_timeout,
         parent if parent is AMBIENT else _as_owner(parent),
         None if signal is None else _as_signal(signal),
-        () if type(hooks) is tuple and not hooks else as_hooks(hooks),
+        NO_HOOKS if hooks is NO_HOOKS else as_hooks(hooks),
     )
     return Scope(owner, None if concurrency is None else check_count("concurrency", concurrency))
 
