@@ -69,10 +69,13 @@ async def run_here(
     subject = fn if name is None else check_name("name", name)
     coro = call_async("s.run", fn, args)
     with Call(owner, subject, owner.next_index()) as call:
-        try:
-            result = Ok(await coro) if limit is None and owner.hooks is None else await _told(call, coro, limit)
-        except Exception as error:
-            result = failed(error)
+        if limit is not None or owner.hooks is not None:
+            result = await _told(call, coro, limit)
+        else:
+            try:
+                result = Ok(await coro)  # what `attempt` does, without its frame
+            except Exception as error:
+                result = failed(error)
         try:
             tasks.count(result.pair()[0])
             return result
