@@ -505,10 +505,10 @@ def only_the_first_error_leaves(patch: Patch) -> None:
 def a_cancellation_from_outside_is_swallowed(patch: Patch) -> None:
     leave = Owner.leave
 
-    async def quiet(self: Owner, raised: BaseException | None) -> bool:
+    async def quiet(self: Owner, raised: BaseException | None, face: object) -> bool:
         cancelled = anyio.get_cancelled_exc_class()
         with suppress(cancelled):
-            return await leave(self, raised) or isinstance(raised, cancelled)
+            return await leave(self, raised, face) or isinstance(raised, cancelled)
         return True
 
     patch.setattr(Owner, "leave", quiet)

@@ -89,7 +89,7 @@ class Scope(Polling):
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Coroutine[Any, Any, bool]:
-        return self._owner.leave(error)
+        return self._owner.leave(error, self)
 
     # ------------------------------------------------------------------ what it is
 

@@ -277,8 +277,12 @@ class Owner(Branch):
 
     # ------------------------------------------------------------------ leaving
 
-    async def leave(self, raised: BaseException | None) -> bool:
+    async def leave(self, raised: BaseException | None, face: object) -> bool:
         """Leave the block, as an `__aexit__` has to: wait, close, and raise what leaves it.
+
+        Args:
+            raised: What the body raised.
+            face: What the user holds, or nobody: it is kept until then, for tasks may still ask for the current scope.
 
         Returns:
             Whether the error of the body is absorbed.
@@ -313,7 +317,7 @@ class Owner(Branch):
             return leave_with(self._leaving(body, body.cut if foreign_cut else outside), raised)
         finally:
             self._trouble = None
-            del raised, body, native, cut, outside  # the frames of an error must not lead back to it
+            del raised, face, body, native, cut, outside  # the frames of an error must not lead back to it
 
     async def _start_closer(self) -> BaseException | None:
         """Start the closer, and see it begin, since some things end by its word alone.

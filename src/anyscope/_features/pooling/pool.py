@@ -172,7 +172,7 @@ class Pool(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         assert self._own is not None
-        return await self._own.leave(error)  # noqa: ASYNC102  a group's exit waits on when cancelled
+        return await self._own.leave(error, self)  # noqa: ASYNC102  a group's exit waits on when cancelled
 
     @property
     def _stock(self) -> Stock[T]:
