@@ -4,7 +4,7 @@ AnyIO tells the task and the loop too, but by way of objects that cost 2 to 4 mi
 scope costs 12. The look-ups here cost a tenth of that or less. A timer of asyncio costs a twentieth of a task that
 sleeps, which is what it takes on Trio.
 
-Which of the two runs is asked of sniffio's thread-local name, as AnyIO does first, in 40 ns: Trio writes it for as long
+Which of the two runs is asked of sniffio's thread-local name, as AnyIO does first, in 60 ns: Trio writes it for as long
 as its own code runs, so it is right where both are in one thread (Trio as a guest of asyncio, or started by a task of
 asyncio), and for each thread and each loop anew.
 
