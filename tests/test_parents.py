@@ -963,6 +963,21 @@ async def test_the_text_of_signals_and_sources_is_exact() -> None:
 # ------------------------------------------------------------------ the current scope (S11)
 
 
+async def test_a_scope_that_nobody_holds_is_current_until_it_has_closed() -> None:
+    """S11: also for what runs while it is being left."""
+    seen: list[str] = []
+
+    async def late() -> None:
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+        gc.collect()
+        seen.append(current_scope().path)
+
+    async with scope(name="app"):
+        current_scope().task(late)
+    assert seen == ["app"]
+
+
 def test_there_is_no_current_scope_outside_of_a_loop() -> None:
     """S11: `NoCurrentScope`, a `LookupError` that says what to do."""
     with pytest.raises(NoCurrentScope, match=r"current_scope\(\): no scope is open in this context") as info:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from anyscope import scope
-from anyscope._lifetime.backend import soon_caller
+from anyscope._lifetime import backend
 
 
 def test_a_dropped_stream_is_closed() -> None:
@@ -41,10 +41,12 @@ def test_the_loop_is_asked_where_there_is_no_sniffio(monkeypatch: pytest.MonkeyP
     called: list[bool] = []
 
     async def main() -> None:
-        soon_caller()(lambda: called.append(True))
+        assert backend.running_task() is asyncio.current_task()
+        backend.soon_caller()(lambda: called.append(True))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
     monkeypatch.setitem(sys.modules, "sniffio", None)
+    monkeypatch.setattr(backend, "LIBRARY", backend.thread_local())
     asyncio.run(main())
     assert called == [True]

@@ -18,8 +18,7 @@ from .._features.streaming.stream import Stream, open_stream
 from .._features.tasks import Tasks
 from .._lifetime.branch import AMBIENT, Ambient
 from .._lifetime.hookset import as_hooks
-from .._lifetime.leaving import leave_block
-from .._lifetime.owner import Owner
+from .._lifetime.owner import CLOSE_TIMEOUT, Owner
 from .._lifetime.place import nearest_open
 from .._lifetime.signal import CancelSignal
 from .._vocabulary.errors import NoCurrentScope, ScopeCancelled
@@ -44,6 +43,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 D = TypeVar("D")
 
+NO_HOOKS: tuple[Hooks, ...] = ()
+"""What most scopes are given, and need not be looked into."""
+
 
 class Scope(Polling):
     """Owns everything that is started inside it; make one with `scope()`.
@@ -55,17 +57,22 @@ class Scope(Polling):
     __slots__ = ("__weakref__", "_concurrency", "_tasks")
 
     def __init__(self, owner: Owner, concurrency: int | None) -> None:
-        super().__init__(owner)
+        self._owner = owner  # what the base does, in less time
         self._concurrency = concurrency
         self._tasks: Tasks | None = None
         owner.face = weakref.ref(self)
 
     # ------------------------------------------------------------------ the block
 
-    async def __aenter__(self) -> Self:
-        await self._owner.enter()
-        if self._owner.services is not None:
-            await self._begin_services(self._owner.services)
+    # Plain functions that give the coroutine of the owner: that saves a coroutine around it, of every scope.
+
+    def __aenter__(self) -> Coroutine[Any, Any, Self]:
+        owner = self._owner
+        return owner.enter(self) if owner.services is None else self._enter_with(owner.services)
+
+    async def _enter_with(self, table: services.Services) -> Self:
+        await self._owner.enter(self)
+        await self._begin_services(table)
         return self
 
     async def _begin_services(self, table: services.Services) -> None:
@@ -79,10 +86,10 @@ class Scope(Polling):
                 path=self.path, action="entering it", reason=self.cancel_reason
             ) from None
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        return await leave_block(self._owner, error)  # noqa: ASYNC102  a group's exit waits on when cancelled
+    ) -> Coroutine[Any, Any, bool]:
+        return self._owner.leave(error, self)
 
     # ------------------------------------------------------------------ what it is
 
@@ -269,7 +276,7 @@ class Scope(Polling):
             >>> anyio.run(main)
             Ok(value=1.5)
         """
-        return await starting.run_here(self._tasks or self._make_tasks(), fn, args, name=name, timeout=timeout)
+        return await starting.run_here(self._tasks or self._make_tasks(), fn, args, name, timeout)
 
     def start_soon(
         self, fn: Callable[..., Coroutine[Any, Any, Any]], *args: Any, name: str | None = None, daemon: bool = False
@@ -782,7 +789,7 @@ def scope(
     parent: Scope | Ambient | None = AMBIENT,
     signal: CancelSignal | None = None,
     hooks: Hooks | Iterable[Hooks] = (),
-    close_timeout: float | None = 10.0,
+    close_timeout: float | None = CLOSE_TIMEOUT,
 ) -> Scope:
     """Make the owner of what will be started in one block.
 
@@ -815,13 +822,15 @@ def scope(
         <Scope app open, 0 running>
         <Scope app closed>
     """
-    owner = Owner(
-        name="scope" if name is None else check_name("name", name),
-        timeout=None if timeout is None else check_seconds("timeout", timeout),
-        close_timeout=check_seconds("close_timeout", close_timeout, positive=True),
-        parent=parent if parent is AMBIENT else _as_owner(parent),
-        signal=None if signal is None else _as_signal(signal),
-        hooks=() if hooks == () else as_hooks(hooks),
+    if close_timeout is not CLOSE_TIMEOUT:
+        close_timeout = check_seconds("close_timeout", close_timeout, positive=True)
+    owner = Owner(  # by position: names would be a dict that Python makes and takes apart, each time
+        "scope" if name is None else check_name("name", name),
+        None if timeout is None else check_seconds("timeout", timeout),
+        close_timeout,
+        parent if parent is AMBIENT else _as_owner(parent),
+        None if signal is None else _as_signal(signal),
+        NO_HOOKS if hooks is NO_HOOKS else as_hooks(hooks),
     )
     return Scope(owner, None if concurrency is None else check_count("concurrency", concurrency))
 

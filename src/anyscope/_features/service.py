@@ -6,7 +6,7 @@ import inspect
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from .._lifetime.branch import refuse
+from .._lifetime.late import refuse
 from .._lifetime.opening import Opening
 from .._lifetime.place import HERE, bottom_of
 from .._vocabulary.errors import ScopeClosed, ServiceNotReady

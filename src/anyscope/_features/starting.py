@@ -8,10 +8,11 @@ from anyio.abc import TaskStatus
 
 from .._lifetime.call import Call
 from .._lifetime.ending import sort_out
-from .._vocabulary.errors import TaskCancelled
+from .._lifetime.late import refuse
+from .._vocabulary.errors import ScopeClosed, TaskCancelled
 from .._vocabulary.options import call_async, check_name, check_seconds, name_of, require_async
-from .._vocabulary.results import Err, Result
-from .attempt import attempt
+from .._vocabulary.results import Err, Ok, Result
+from .attempt import attempt, failed
 from .task import Task
 from .telling import hooked
 
@@ -55,31 +56,44 @@ async def run_here(
     tasks: Tasks,
     fn: Callable[..., Coroutine[Any, Any, T]],
     args: tuple[Any, ...],
-    *,
     name: str | None,
     timeout: float | None,
 ) -> Result[T]:
     """`s.run`: as a task, but in the calling one."""
     owner = tasks.owner
-    await owner.admit("run", fn)
+    try:
+        owner.require_open("run", fn)  # what `admit` does, without its frame
+    except ScopeClosed as late:
+        await refuse(late)
     limit = None if timeout is None else check_seconds("timeout", timeout)
-    title = name_of(fn) if name is None else check_name("name", name)
+    subject = fn if name is None else check_name("name", name)
     coro = call_async("s.run", fn, args)
-    index = owner.next_index()
-    with Call(owner, f"{title} (#{index})") as call:
-        work = attempt(coro, limit, f"{call.label} of {owner.path}")
-        if owner.hooks is not None:
-            work = hooked(work, owner, title, index, "run")
-        result = await work
+    with Call(owner, subject, owner.next_index()) as call:
+        if limit is not None or owner.hooks is not None:
+            result = await _told(call, coro, limit)
+        else:
+            try:
+                result = Ok(await coro)  # what `attempt` does, without its frame
+            except Exception as error:
+                result = failed(error)
         try:
             tasks.count(result.pair()[0])
             return result
         finally:
             del result  # the frames of an error lead to this one
     owner.explain_cut()
-    error = TaskCancelled(task=f"{call.label} of {owner.path}", reason=owner.cancel_reason)
-    tasks.count(error)
-    return Err(error)
+    cut = TaskCancelled(task=call.full_label, reason=owner.cancel_reason)
+    tasks.count(cut)
+    return Err(cut)
+
+
+async def _told(call: Call, coro: Coroutine[Any, Any, T], limit: float | None) -> Result[T]:
+    """Await it for at most `limit` seconds, and tell the hooks."""
+    work = attempt(coro, limit, call.full_label)
+    if call.owner.hooks is None:
+        return await work
+    assert call.index is not None
+    return await hooked(work, call.owner, call.title, call.index, "run")
 
 
 async def start(

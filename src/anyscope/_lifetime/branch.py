@@ -15,17 +15,17 @@ import threading
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 import anyio
-from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._vocabulary.errors import ScopeClosed, ScopeMisuse, because
 from .._vocabulary.hooks import CancelKind, Cancelled, Hooks
 from .._vocabulary.options import name_of
-from .backend import has_ended, running_loop
+from .backend import has_ended, running, running_loop
 from .hookset import HookSet
-from .place import HERE, Place, beneath, here, is_in_clean_up, is_inside, keeper_under, nearest_open, stand_in
+from .late import refuse
+from .place import HERE, Place, bottom_of, is_beneath, keeper_under, open_around
 from .signal import CancelSignal, Listeners, wrong_thread
 from .watching import WATCHERS, tell
 from .works import Works
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from anyio.abc import TaskGroup
+
+F = TypeVar("F")
 
 Phase: TypeAlias = Literal["new", "open", "draining", "closing", "closed"]
 
@@ -47,7 +49,7 @@ class Ambient(Enum):
         return "AMBIENT"
 
 
-AMBIENT = Ambient.AMBIENT
+AMBIENT: Final = Ambient.AMBIENT
 """As `parent=`: the scope that is current where the new one is entered."""
 
 
@@ -85,6 +87,7 @@ class Branch:
         "_signal",
         "_thread",
         "_unlisten",
+        "_works",
         "cancellation",
         "context",
         "face",
@@ -96,11 +99,10 @@ class Branch:
         "parent",
         "phase",
         "services",
-        "works",
     )
 
     def __init__(
-        self, *, name: str, parent: Branch | Ambient | None, signal: CancelSignal | None, hooks: tuple[Hooks, ...]
+        self, name: str, parent: Branch | Ambient | None, signal: CancelSignal | None, hooks: tuple[Hooks, ...]
     ) -> None:
         self.name: str = name
         # Gives the object that the user holds, which writes this; weakly, for it holds the owner.
@@ -121,12 +123,12 @@ class Branch:
         self._former_place: Place | None = None
         self._unlisten: Callable[[], None] | None = None
         self.context: Context | None = None  # of the code that entered it, as it was then
-        # How far it is; only moves forward.
+        # How far it is; only moves forward, the owner says when.
         self.phase: Phase = "new"
         self.cancellation: Cancellation | None = None  # written once, by `_mark_cancelled`
         self._listeners: Listeners | None = None
-        self._children: dict[Branch, None] = {}
-        self.works: Works = Works()
+        self._children: dict[Branch, None] | None = None  # made for the first of them
+        self._works: Works | None = None
         # The table of services, or None; written and looked into by that feature alone.
         self.services: Any = None
 
@@ -150,7 +152,14 @@ class Branch:
     @property
     def children(self) -> Iterator[Branch]:
         """The child scopes that are open."""
-        return iter(self._children)
+        return iter(self._children or ())
+
+    @property
+    def works(self) -> Works:
+        """What has to end before it closes; made when there is the first of it, for many a scope has none."""
+        if self._works is None:
+            self._works = Works()
+        return self._works
 
     @property
     def group(self) -> TaskGroup:
@@ -158,22 +167,24 @@ class Branch:
         assert self._group is not None
         return self._group
 
-    def advance(self, phase: Phase) -> None:
-        """Go on to `phase`; the owner says when."""
-        self.phase = phase
-
     # ------------------------------------------------------------------ entering and leaving the tree
 
-    async def enter(self) -> None:
-        """Find the parent, then open the task group, last (law 4); the rest cannot fail."""
+    async def enter(self, face: F) -> F:
+        """Find the parent, then open the task group, last (law 4); the rest cannot fail.
+
+        Args:
+            face: What an `__aenter__` has to give, which this gives.
+        """
+        former = HERE.get()
         try:
-            parent = self._find_parent()
+            parent = self._find_parent(former)
         except ScopeClosed as late:
             await refuse(late)
-        self.parent = parent
+        place = None if former is None or not former.is_genuine() else former
         if parent is not None:
-            self.is_nested = is_inside(parent)
-            self.is_in_clean_up = is_in_clean_up()
+            self.parent = parent
+            self.is_nested = is_beneath(place, parent)
+            self.is_in_clean_up = place is not None and place.owner.phase == "closing"
             self.keeper = keeper_under(parent)
             self.hooks = parent.hooks
         if self._own_hooks:
@@ -181,9 +192,10 @@ class Branch:
         group = anyio.create_task_group()
         await group.__aenter__()
         self._group = group
-        self._begin()
+        self._begin(former, place)
+        return face
 
-    def _find_parent(self) -> Branch | None:
+    def _find_parent(self, former: Place | None) -> Branch | None:
         if self.phase != "new":
             raise ScopeMisuse(
                 path=self.path,
@@ -191,19 +203,19 @@ class Branch:
                 remedy="A scope is single-use: call scope(...) again for the next block.",
             )
         asked = self._asked_parent
-        if isinstance(asked, Ambient):
-            return None if self._signal is not None else nearest_open()
+        if asked is AMBIENT:
+            return None if former is None or self._signal is not None else open_around(former)
         if asked is not None:
             asked.require_parental(self.name)
         return asked
 
-    def _begin(self) -> None:
+    def _begin(self, former: Place | None, place: Place | None) -> None:
         self.phase = "open"
         self._thread = threading.get_ident()
-        self._loop = running_loop()
-        self._former_place = HERE.get()
-        self._place = Place(self, beneath(here()) if self._former_place is not None else None)
-        stand_in(self._place)
+        self._former_place = former
+        self._place = Place(self, None if place is None else bottom_of(place))
+        self._place.native, self._loop = running()
+        HERE.set(self._place)
         self.context = copy_context()
         if self.cancellation is not None:
             self._mark_cancelled(self.cancellation)  # it was cancelled before it was entered
@@ -219,6 +231,8 @@ class Branch:
 
         Not where it belongs to something that this scope itself ends at last, shielded until then.
         """
+        if self._children is None:
+            self._children = {}
         self._children[child] = None
         if child.keeper is None:
             self.works.join(child)
@@ -237,6 +251,7 @@ class Branch:
 
     def release(self, child: Branch) -> None:
         """`child` has closed; nothing of it is kept."""
+        assert self._children is not None
         del self._children[child]
         self.works.part(child)
 
@@ -378,16 +393,3 @@ class Branch:
             self.hooks.tell_cancelled(Cancelled(self.path, cancellation.kind, cancellation.reason))
         if self._listeners is not None:
             self._listeners.tell(cancellation.reason)
-
-
-async def refuse(late: ScopeClosed) -> NoReturn:
-    """Raise it, unless the caller has been cancelled: then that comes first.
-
-    A task of a cancelled scope that could not be interrupted for a while comes to its next call when the scope is being
-    closed already. That is no mistake of anybody, and must not end as an error of the scope.
-
-    Args:
-        late: What came too late.
-    """
-    await checkpoint_if_cancelled()
-    raise late

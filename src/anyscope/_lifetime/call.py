@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import anyio
 
 from .._vocabulary.errors import ScopeCancelled
-from .place import HERE, Place, beneath, here, is_inside, keeper_under, stand_in
+from .._vocabulary.options import name_of
+from .place import HERE, Place, beneath, here, is_beneath, keeper_under, stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,33 +28,50 @@ class Call:
 
     Args:
         owner: The owner that it belongs to.
-        label: What it is called.
+        subject: What it is called, or the function that gives it its name.
+        index: Its number in the scope, if it has one.
 
     Attributes:
         cut: Whether the scope's cancellation ended it in a task that is not itself cancelled; the `with`
             block then ends quietly.
     """
 
-    __slots__ = ("_former", "_place", "_scope", "_unlisten", "cut", "label", "owner")
+    __slots__ = ("_former", "_place", "_scope", "_subject", "_unlisten", "cut", "index", "owner")
 
-    def __init__(self, owner: Owner, label: str) -> None:
+    def __init__(self, owner: Owner, subject: object, index: int | None = None) -> None:
         self.owner = owner
-        self.label = label
+        self._subject = subject
+        self.index = index
         self.cut = False
         self._former: Place | None = None
         self._place: Place | None = None
         self._scope: anyio.CancelScope | None = None
         self._unlisten: Callable[[], None] | None = None
 
+    @property
+    def title(self) -> str:
+        """Its name; found out here, because it is hardly ever asked for."""
+        return self._subject if isinstance(self._subject, str) else name_of(self._subject)
+
+    @property
+    def label(self) -> str:
+        """Its name and index, such as `fetch (#3)`."""
+        return self.title if self.index is None else f"{self.title} (#{self.index})"
+
+    @property
+    def full_label(self) -> str:
+        """Its name, index and scope, such as `fetch (#3) of app`."""
+        return f"{self.label} of {self.owner.path}"
+
     def __enter__(self) -> Self:
-        owner = self.owner
+        owner, place = self.owner, here()
         if keeper_under(owner) is None:
             owner.works.join(self)
-        if not is_inside(owner):
-            self._enter_scope()
-        self._former = HERE.get()
-        if self._former is None or self._former.owner is not owner or not self._former.is_genuine():
-            self._place = Place(owner, beneath(here()))
+        if place is None or place.owner is not owner:
+            if not is_beneath(place, owner):
+                self._enter_scope()
+            self._former = HERE.get()
+            self._place = Place(owner, beneath(place))
             stand_in(self._place)
         return self
 

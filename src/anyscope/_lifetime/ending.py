@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import anyio
 
@@ -106,6 +106,47 @@ def gather(message: str, reports: Iterable[Report]) -> Exception:
     """All reports as one group, in order, each error with its note."""
     ordered = sorted(reports, key=lambda report: report.rank)
     return group_of(message, [(report.error, report.note) for report in ordered])
+
+
+class Collector(Protocol):
+    """Knows of errors that nobody has looked at."""
+
+    def peek(self) -> Exception | None:
+        """The first of them."""
+        ...
+
+    def reports(self) -> Iterable[Report]:
+        """All of them, at the very end."""
+        ...
+
+
+class Trouble:
+    """What went wrong in a scope, and who may know of more; a scope has none until the first of it.
+
+    Attributes:
+        cut: Whether the body or a task was really cut off by the cancellation; written by `explain_cut`.
+        fatal: The first KeyboardInterrupt or the like.
+        reports: The errors of tasks and clean-ups.
+        collectors: Who is asked at the end for errors that nobody looked at; features append.
+    """
+
+    __slots__ = ("collectors", "cut", "fatal", "reports")
+
+    def __init__(self) -> None:
+        self.cut = False
+        self.fatal: BaseException | None = None
+        self.reports: list[Report] = []
+        self.collectors: list[Collector] = []
+
+    def all_reports(self) -> list[Report]:
+        """Those of the collectors too, for the end."""
+        return [*self.reports, *(report for collector in self.collectors for report in collector.reports())]
+
+    def first_error(self) -> Exception | None:
+        """The first that is known, also one that nobody has looked at."""
+        known = (report.error for report in self.reports)
+        unseen = (collector.peek() for collector in self.collectors)
+        return next((error for error in (*known, *unseen) if error is not None), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,16 @@
-"""Leaving the block of an owner, as an `__aexit__` has to."""
+"""How a block is left with what leaves it, as an `__aexit__` has to."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from .._vocabulary.errors import reraise
 from .._vocabulary.notes import is_group
 
-if TYPE_CHECKING:
-    from .owner import Owner
 
-
-async def leave_block(owner: Owner, error: BaseException | None) -> bool:
-    """Close the owner, raise what leaves, and tell whether the body's error is absorbed."""
-    leaving = await owner.leave(error)
+def leave_with(leaving: BaseException | None, error: BaseException | None) -> bool:
+    """Raise what leaves the block, or tell whether the body's error is absorbed."""
+    if leaving is None:
+        return error is not None
     try:
-        if leaving is None:
-            return error is not None
         if leaving is error:
             return False
         if is_group(leaving):

@@ -42,7 +42,7 @@ import functools
 import logging
 import math
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
@@ -52,13 +52,14 @@ from .._vocabulary.hooks import Disposed, Hooks
 from .backend import TURNS, call_later, pass_on_cancellation, running_task, sleep_then
 from .branch import AMBIENT, Ambient, Branch, Cancellation
 from .cleanup import CleanUp, run_clean_up
-from .ending import QUIET, BodyEnd, Ending, Report, sort_out
+from .ending import QUIET, BodyEnd, Collector, Ending, Report, Trouble, sort_out
+from .leaving import leave_with
 from .place import Place, stand_in
 from .start import Start
 from .watching import WATCHERS, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Iterable
+    from collections.abc import Callable, Collection, Coroutine
     from contextvars import Context
 
     from .._vocabulary.hooks import DisposalKind
@@ -74,16 +75,8 @@ MISNESTING_ADVICE = (
 )
 
 
-class Collector(Protocol):
-    """Knows of errors that nobody has looked at."""
-
-    def peek(self) -> Exception | None:
-        """The first of them."""
-        ...
-
-    def reports(self) -> Iterable[Report]:
-        """All of them, at the very end."""
-        ...
+CLOSE_TIMEOUT = 10.0
+"""Seconds that a clean-up step may take where nothing is said of it."""
 
 
 def _nothing() -> None:
@@ -107,38 +100,29 @@ class Owner(Branch):
         "_clean_ups",
         "_closer_began",
         "_created",
-        "_cut",
         "_deadline",
-        "_fatal",
-        "_reports",
         "_stop_timer",
         "_stop_watch",
+        "_trouble",
         "close_timeout",
         "closing",
-        "collectors",
         "dropped",
         "timeout",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  by position it is made in less time
         self,
-        *,
         name: str = "scope",
         timeout: float | None = None,
-        close_timeout: float | None = 10.0,
+        close_timeout: float | None = CLOSE_TIMEOUT,
         parent: Branch | Ambient | None = AMBIENT,
         signal: CancelSignal | None = None,
         hooks: tuple[Hooks, ...] = (),
     ) -> None:
-        super().__init__(name=name, parent=parent, signal=signal, hooks=hooks)
+        super().__init__(name, parent, signal, hooks)
         self.timeout: float | None = timeout
         self.close_timeout: float | None = close_timeout
-        # Whether the body or a task was really cut off by the cancellation; written by `explain_cut`.
-        self._cut = False
-        self._fatal: BaseException | None = None  # the first KeyboardInterrupt or the like
-        self._reports: list[Report] = []
-        # Who is asked at the end for errors that nobody looked at; features append.
-        self.collectors: list[Collector] = []
+        self._trouble: Trouble | None = None  # made when there is some
         self.dropped: int = 0  # errors that were counted but not kept; the collectors add to it
         self._created = 0
         self._clean_ups: list[CleanUp] = []
@@ -153,8 +137,8 @@ class Owner(Branch):
 
     # ------------------------------------------------------------------ work
 
-    def _begin(self) -> None:
-        super()._begin()
+    def _begin(self, former: Place | None, place: Place | None) -> None:
+        super()._begin(former, place)
         if self.timeout is not None:
             self._start_timer(self.timeout)
 
@@ -213,9 +197,21 @@ class Owner(Branch):
 
     # ------------------------------------------------------------------ what goes wrong
 
+    @property
+    def trouble(self) -> Trouble:
+        """What went wrong so far, for who knows of more."""
+        if self._trouble is None:
+            self._trouble = Trouble()
+        return self._trouble
+
+    @property
+    def collectors(self) -> list[Collector]:
+        """Who is asked at the end for errors that nobody looked at; features append."""
+        return self.trouble.collectors
+
     def report(self, error: Exception, index: int, note: str) -> None:
         """An error that will leave the scope at its end."""
-        self._reports.append(Report((0, index), error, note))
+        self.trouble.reports.append(Report((0, index), error, note))
 
     def crash(self, error: Exception, index: int, note: str) -> None:
         """An error that nobody holds in a handle: it will leave the scope, and it cancels it."""
@@ -224,7 +220,7 @@ class Owner(Branch):
 
     def end_for(self, fatal: BaseException) -> None:
         """A `BaseException` such as KeyboardInterrupt ends the scope, and leaves it bare."""
-        self._fatal = self._fatal or fatal
+        self.trouble.fatal = self.trouble.fatal or fatal
         self.cancel(fatal, kind="error")
 
     @property
@@ -241,10 +237,8 @@ class Owner(Branch):
 
     def _first_error(self) -> Exception | None:
         cancellation = self.cancellation
-        if cancellation is None or (cancellation.kind == "deadline" and not self._cut):
-            known = (report.error for report in self._reports)
-            unseen = (collector.peek() for collector in self.collectors)
-            return next((error for error in (*known, *unseen) if error is not None), None)
+        if cancellation is None or (cancellation.kind == "deadline" and not self.trouble.cut):
+            return self.trouble.first_error()
         if cancellation.kind in ("error", "deadline") and isinstance(cancellation.reason, Exception):
             return cancellation.reason
         return self._report_of(cancellation.reason)
@@ -263,7 +257,7 @@ class Owner(Branch):
             if anyio.current_effective_deadline() != -math.inf:
                 return None
             self._note_stray_cancellation()
-        self._cut = True
+        self.trouble.cut = True
         if self.cancellation is not None and self.cancellation.kind == "parent" and isinstance(self.parent, Owner):
             self.parent.explain_cut()
         return self.cancellation
@@ -283,27 +277,47 @@ class Owner(Branch):
 
     # ------------------------------------------------------------------ leaving
 
-    async def leave(self, raised: BaseException | None) -> BaseException | None:
-        """Leave the block: wait, close, and give the exception that leaves it (`None`: quietly)."""
-        self._check_leaving()
-        body = QUIET if raised is None else sort_out(raised)
-        foreign_cut = body.cut is not None and anyio.current_effective_deadline() != -math.inf
+    async def leave(self, raised: BaseException | None, face: object) -> bool:
+        """Leave the block, as an `__aexit__` has to: wait, close, and raise what leaves it.
+
+        Args:
+            raised: What the body raised.
+            face: What the user holds, or nobody: it is kept until then, for tasks may still ask for the current scope.
+
+        Returns:
+            Whether the error of the body is absorbed.
+        """
+        if self.phase != "open" or self._place is None or self._place.native is not running_task():
+            self._refuse_leaving()
+        body, native, foreign_cut = QUIET, None, False
         if raised is not None:
+            body = sort_out(raised)
+            foreign_cut = body.cut is not None and anyio.current_effective_deadline() != -math.inf
             self._cancel_after(body, foreign_cut=foreign_cut)
-        native: BaseException | None = None
-        if self._is_busy():
-            self.advance("draining")
+        if self._clean_ups or (self._works is not None and self._works.are_left):
+            self.phase = "draining"
             native = await self._start_closer()
         else:
-            self.advance("closing")  # the group is not left at once, and must take nothing new meanwhile
+            self.phase = "closing"  # the group is not left at once, and must take nothing new meanwhile
             self._stop_timer()
-        outside = await self._leave_group(None if foreign_cut else body.cut) or native
+        cut = None if foreign_cut else body.cut
+        try:
+            absorbed = await self.group.__aexit__(
+                None if cut is None else type(cut), cut, None if cut is None else cut.__traceback__
+            )
+            outside = native if absorbed or cut is None else cut
+        except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
+            outside = self._take(error) or native
         if outside is None and self.cancellation is not None and not foreign_cut:
             outside = await self._outside()
         self.detach()
-        leaving = self._leaving(body, body.cut if foreign_cut else outside)
-        self.collectors.clear()
-        return leaving
+        if body is QUIET and outside is None and self._trouble is None:
+            return False  # by far the most frequent end
+        try:
+            return leave_with(self._leaving(body, body.cut if foreign_cut else outside), raised)
+        finally:
+            self._trouble = None
+            del raised, face, body, native, cut, outside  # the frames of an error must not lead back to it
 
     async def _start_closer(self) -> BaseException | None:
         """Start the closer, and see it begin, since some things end by its word alone.
@@ -339,16 +353,9 @@ class Owner(Branch):
             self.report(self._stray_cancellation(), -1, f"in {self.path}")
         return None
 
-    def _is_busy(self) -> bool:
-        return bool(self.works.live or self._clean_ups or self.works.daemons)
-
-    def _check_leaving(self) -> None:
-        if self.phase != "open":
-            problem = "it was left, but it is not open"
-        elif self._place is None or self._place.native is not running_task():
-            problem = "it was left in another task than it was entered in"
-        else:
-            return
+    def _refuse_leaving(self) -> NoReturn:
+        is_open = self.phase == "open"
+        problem = "it was left in another task than it was entered in" if is_open else "it was left, but it is not open"
         raise ScopeMisuse(path=self.path, problem=problem, remedy=MISNESTING_ADVICE)
 
     def _cancel_after(self, body: BodyEnd, *, foreign_cut: bool) -> None:
@@ -359,34 +366,22 @@ class Owner(Branch):
         if body.error is not None or body.fatal is not None:
             self.cancel(body.error or body.fatal, kind="error")
 
-    async def _leave_group(self, cut: BaseException | None) -> BaseException | None:
-        """Leave the task group; gives the cancellation that it does not absorb."""
-        try:
-            if cut is None:
-                await self.group.__aexit__(None, None, None)
-            elif not await self.group.__aexit__(type(cut), cut, cut.__traceback__):
-                return cut
-        except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
-            return self._take(error)  # noqa: ASYNC104  sorted out, then told or raised
-        return None
-
     def _take(self, raised: BaseException) -> BaseException | None:
         """Keep what a task group raised; gives the cancellation in it."""
         end = sort_out(raised)
         if end.error is not None:
             self.report(end.error, self._created, f"in {self.path}")
-        self._fatal = self._fatal or end.fatal
+        if end.fatal is not None:
+            self.trouble.fatal = self.trouble.fatal or end.fatal
         return end.cut
 
     def _leaving(self, body: BodyEnd, outside: BaseException | None) -> BaseException | None:
-        if body is QUIET and outside is None and not (self._reports or self.collectors or self._cut or self._fatal):
-            return None  # by far the most frequent end
-        reports = [*self._reports, *(report for collector in self.collectors for report in collector.reports())]
-        timeout: ScopeTimeout | None = None
-        if self._cut and self.cancellation is not None and self.cancellation.kind == "deadline":
+        trouble, timeout = self.trouble, None
+        reports = trouble.all_reports()
+        if trouble.cut and self.cancellation is not None and self.cancellation.kind == "deadline":
             assert isinstance(self.cancellation.reason, ScopeTimeout)
             timeout = self.cancellation.reason
-        return Ending(self.path, body, outside, self._fatal, timeout, reports, self.dropped).leaves()
+        return Ending(self.path, body, outside, trouble.fatal, timeout, reports, self.dropped).leaves()
 
     # ------------------------------------------------------------------ the closer
 
@@ -421,7 +416,7 @@ class Owner(Branch):
         bound = math.inf if self.close_timeout is None else self.close_timeout
         await self._until_ended(self.works.live, bound)
         self._stop_timer()
-        self.advance("closing")
+        self.phase = "closing"
         for daemon in list(self.works.daemons):
             daemon.cancel("its scope has ended")
         await self._bury_the_unborn()
@@ -457,8 +452,10 @@ class Owner(Branch):
         self._stop_watch()
         self.closing = None
         if end.error is not None:
-            self._reports.append(Report((1, len(self._reports)), end.error, f"in clean-up {step} of {path}"))
-        self._fatal = self._fatal or end.fatal
+            reports = self.trouble.reports
+            reports.append(Report((1, len(reports)), end.error, f"in clean-up {step} of {path}"))
+        if end.fatal is not None:
+            self.trouble.fatal = self.trouble.fatal or end.fatal
         if self.hooks is not None:
             error = end.error or end.fatal
             self.hooks.tell_disposed(Disposed(path, step.index, step.label, end.duration, error, step.kind))

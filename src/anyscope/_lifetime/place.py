@@ -80,10 +80,12 @@ def is_inside(owner: Branch) -> bool:
     True only where it is certain: a task that a scope started, or the body of one, up the chain of scopes
     that were each opened inside the next. Everyone else has to be told by hand.
     """
-    place = HERE.get()
-    if place is None or not place.is_genuine():
-        return False
-    inner: Branch | None = place.owner
+    return is_beneath(here(), owner)
+
+
+def is_beneath(place: Place | None, owner: Branch) -> bool:
+    """As `is_inside`, for code of which it is known where it stands, as `here` tells."""
+    inner: Branch | None = None if place is None else place.owner
     while inner is not None and inner is not owner:
         if not inner.is_nested:
             return False
@@ -105,12 +107,6 @@ def beneath(place: Place | None) -> Place | None:
 def bottom_of(place: Place) -> Place:
     """What `place` runs on behalf of, be the running code really in it or in a copy of its context."""
     return place if place.below is None else place.below
-
-
-def is_in_clean_up() -> bool:
-    """Whether the running code is the clean-up of a scope, which nothing cuts short but its own bound."""
-    place = here()
-    return place is not None and place.owner.phase == "closing"
 
 
 def keeper_under(owner: Branch) -> Place | None:
@@ -135,8 +131,11 @@ def keeper_under(owner: Branch) -> Place | None:
 def nearest_open(*, closing_too: bool = False) -> Branch | None:
     """The owner of the innermost scope of this context and loop that is still open, or closing."""
     place = HERE.get()
-    if place is None:
-        return None
+    return None if place is None else open_around(place, closing_too=closing_too)
+
+
+def open_around(place: Place, *, closing_too: bool = False) -> Branch | None:
+    """As `nearest_open`, for code whose context says `place`."""
     owner: Branch | None = place.owner
     while owner is not None and not owner.is_open_here(closing_too=closing_too):
         owner = owner.parent

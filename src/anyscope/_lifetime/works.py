@@ -78,6 +78,11 @@ class Works:
         self.daemons.pop(daemon, None)
 
     @property
+    def are_left(self) -> bool:
+        """Whether there are any."""
+        return bool(self.live or self.daemons)
+
+    @property
     def has_unborn(self) -> bool:
         """Whether some of them have not begun."""
         return any(work.is_unborn for work in self)

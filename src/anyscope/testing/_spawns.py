@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .._features.pooling.item import ItemPlace
 from .._features.services import FactoryPlace
-from .._lifetime.backend import running_loop
+from .._lifetime.backend import is_on_trio, running_loop
 from .._lifetime.opening import OPENING
 from .._lifetime.place import HERE, bottom_of
 
@@ -71,7 +71,7 @@ class Spawns:
         self._count = 0
         self._limit = 1000
         self._users = 0
-        self._stop = _watch_trio(self) if _is_trio() else _watch_asyncio(self)
+        self._stop = _watch_trio(self) if is_on_trio() else _watch_asyncio(self)
 
     @classmethod
     def of_running_loop(cls) -> Spawns:
@@ -112,11 +112,6 @@ class Spawns:
 
 
 UNKNOWN = Spawn()
-
-
-def _is_trio() -> bool:
-    trio: Any = sys.modules.get("trio")
-    return trio is not None and trio.lowlevel.in_trio_run()
 
 
 def _watch_trio(spawns: Spawns) -> Any:

@@ -14,7 +14,6 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ..._lifetime.backend import TURNS, running_task
-from ..._lifetime.leaving import leave_block
 from ..._lifetime.owner import Owner
 from ..._lifetime.start import Start
 from ..._vocabulary.errors import PoolClosed, PoolMisuse
@@ -166,14 +165,14 @@ class Pool(Generic[T]):
                 pool=self._stock.label, problem="it was entered a second time", remedy="Make another one: Pool(...)"
             )
         self._own = Owner(name=self.name, close_timeout=None)
-        await self._own.enter()
+        await self._own.enter(self)
         return self.open_in(self._own)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         assert self._own is not None
-        return await leave_block(self._own, error)  # noqa: ASYNC102  a group's exit waits on when cancelled
+        return await self._own.leave(error, self)  # noqa: ASYNC102  a group's exit waits on when cancelled
 
     @property
     def _stock(self) -> Stock[T]:
