@@ -438,6 +438,8 @@ class Owner(Branch):
 
     async def _until_ended(self, works: Collection[Work], bound: float) -> None:
         """Wait for `works`; tell once if that takes more than half of `bound`, which is not enforced here."""
+        if not works:
+            return
         if 0 < bound < math.inf:
             with anyio.move_on_after(bound / 2):
                 await self.works.until_ended(works)
