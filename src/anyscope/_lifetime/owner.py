@@ -119,7 +119,7 @@ class Owner(Branch):
         signal: CancelSignal | None = None,
         hooks: tuple[Hooks, ...] = (),
     ) -> None:
-        super().__init__(name, parent, signal, hooks)
+        Branch.__init__(self, name, parent, signal, hooks)  # in less time than by way of `super`
         self.timeout: float | None = timeout
         self.close_timeout: float | None = close_timeout
         self._trouble: Trouble | None = None  # made when there is some
@@ -299,7 +299,8 @@ class Owner(Branch):
             native = await self._start_closer()
         else:
             self.phase = "closing"  # the group is not left at once, and must take nothing new meanwhile
-            self._stop_timer()
+            if self.timeout is not None:
+                self._stop_timer()
         cut = None if foreign_cut else body.cut
         try:
             absorbed = await self.group.__aexit__(
