@@ -183,9 +183,9 @@ async def one_by_one(here: Here) -> Table:
             "await s.task(f)",
             0.5,
             BARE,
-            reason="each task is a task of AnyIO's own. One that takes over a parked task would cost less, but more than "
-            "half with a cancel scope, a context and a name of its own, and much is wrong with it: see the decision on "
-            "carrier tasks",
+            reason="each task is a task of AnyIO's own. One that takes over a parked task would cost less, but more "
+            "than half with a cancel scope, a context and a name of its own, and much is wrong with it: see the "
+            "decision on carrier tasks",
         ),
     ]
     return Table("one task at a time", cases, targets, patience=3)
@@ -248,9 +248,9 @@ async def empty(here: Here) -> Table:
         Case.each("empty scope", empty_scope),
     ]
     reason = (
-        "what a scope adds to its group takes as long on uvloop as on asyncio, as the rows show: three objects, a place "
-        "in the context (two `ContextVar.set` and a copy), a weak reference to what the user holds; the group itself "
-        "takes less there"
+        "what a scope adds to its group takes as long on uvloop as on asyncio, as the rows show: three objects, a "
+        "place in the context (two `ContextVar.set` and a copy), a weak reference to what the user holds; the group "
+        "itself takes less there"
     )
     targets = [Target("2", "empty scope", 1.5, "empty AnyIO task group", reason=reason)]
     return Table("nothing inside", cases, targets, patience=3)
