@@ -201,3 +201,75 @@ async def test_cancelled_as_a_worker_is_replaced(way: Callable[..., Any]) -> Non
     async with scope() as s:
         await way(s, job, 10, 2)
     assert begun in ([0], [0, 1])
+
+
+@pytest.mark.parametrize("limit", [1, 2, None])
+@pytest.mark.usefixtures("can_look")
+async def test_a_generator_of_jobs_that_holds_a_variable(limit: int | None) -> None:
+    """A7, A9: it may set it back after its last job, and when it is closed; no job sees it."""
+    ends: list[str] = []
+
+    async def job() -> object:
+        await anyio.sleep(1)
+        return VAR.get()
+
+    async def fail() -> None:
+        raise ValueError
+
+    def jobs(*work: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
+        token = VAR.set("source")
+        try:
+            for each_job in work:
+                assert VAR.get() == "source"
+                yield each_job
+        finally:
+            VAR.reset(token)
+            ends.append(VAR.get())
+
+    VAR.set("caller")
+    async with scope() as s:
+        results = await s.parallel(jobs(*[job] * 5), concurrency=limit)
+        await s.parallel(jobs(*[fail] * 50), concurrency=limit, fail_fast=True)
+    assert [result.unwrap() for result in results] == ["caller"] * 5
+    assert ends == ["caller"] * 2
+
+
+async def test_what_a_source_sets_is_not_taken_for_what_a_call_has_set() -> None:
+    """R7: no worker is replaced for that."""
+    tasks: set[int] = set()
+
+    async def items() -> AsyncIterator[int]:
+        for number in range(10):
+            VAR.set(number)
+            yield number
+
+    async def call(number: int) -> int:
+        tasks.add(anyio.get_current_task().id)
+        await anyio.sleep(1)
+        return number
+
+    async with scope() as s:
+        assert await s.stream(items()).map(call, concurrency=2).collect() == list(range(10))
+    assert len(tasks) == 2
+
+
+@pytest.mark.usefixtures("can_look")
+async def test_progress_is_told_in_the_context_of_the_call() -> None:
+    """A8, A9: it does not see what jobs have set, and they do not see what it sets."""
+    VAR.set("caller")
+    seen: list[object] = []
+
+    async def job(number: int) -> object:
+        before = VAR.get()
+        VAR.set(number)
+        return before
+
+    def progress(_: object) -> None:
+        seen.append(VAR.get())
+        LATE.set("progress")
+
+    async with scope() as s:
+        results = await s.parallel(each(job, range(4)), concurrency=1, on_progress=progress)
+    assert seen == ["caller"] * 4
+    assert [result.unwrap() for result in results] == ["caller"] * 4
+    assert LATE.get("unset") == "unset"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from anyscope import Scope, scope
+from anyscope import Scope, ScopeClosed, scope
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -124,3 +126,37 @@ async def test_a_reader_that_was_cancelled_while_it_could_not_be_interrupted(*, 
         await anyio.sleep(1)
         s.cancel("enough")
     assert seen == [0]
+
+
+async def test_a_service_of_a_closed_scope() -> None:
+    """S12: one who is cancelled sees that, though the scope has closed altogether."""
+    async with scope(name="app", parent=None).provide("ready", nothing) as s:
+        pass
+    with anyio.CancelScope() as cut:
+        cut.cancel()
+        await s.use("ready")
+    assert cut.cancelled_caught
+
+
+@pytest.mark.parametrize("call", ["run", "parallel", "use"])
+async def test_the_error_of_a_late_call_keeps_nothing_alive(call: str) -> None:
+    """X6: it is in no cycle with the frames that it came through."""
+
+    class Thing:
+        pass
+
+    async with scope(name="app", parent=None).provide("late", nothing) as s:
+        pass
+
+    async def caller() -> weakref.ref[Thing]:
+        thing = Thing()
+        with pytest.raises(ScopeClosed):
+            await CALLS[call](s)
+        return weakref.ref(thing)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert (await caller())() is None
+    finally:
+        gc.enable()

@@ -480,9 +480,9 @@ def an_error_counts_as_seen_once_somebody_waits_for_it(patch: Patch) -> None:
     """Although the one who waits may be cancelled before it looks."""
     ended = Tasks.ended
 
-    def seen(self: Tasks, task: Task[Any], error: Exception | None) -> None:
-        ended(self, task, error)
-        if task._ended is not None:
+    def seen(self: Tasks, task: Task[Any], result: Any) -> None:
+        ended(self, task, result)
+        if task._waiters is not None:
             self.observed(task)
 
     patch.setattr(Tasks, "ended", seen)
@@ -682,13 +682,7 @@ def one_job_more_than_the_limit_runs(patch: Patch) -> None:
 
 @fault("parallel_jobs", at_once, says="assert done.value == ")
 def results_come_in_the_order_in_which_jobs_end(patch: Patch) -> None:
-    collect = Collector.collect
-
-    async def unsorted(self: Collector[Any]) -> list[Any]:
-        await collect(self)
-        return list(self.results.values())
-
-    patch.setattr(Collector, "collect", unsorted)
+    patch.setattr(Collector, "_keep", lambda self, _, result: self.results.append(result))
 
 
 @fault("a_race", shuffled, says="assert not ledger.alive")

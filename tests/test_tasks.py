@@ -1980,3 +1980,34 @@ async def test_a_task_started_in_a_cancelled_scope_is_cut_though_all_others_are_
     assert [str(result.error) for result in results if isinstance(result, Err)] == [
         "task sleep_forever (#1) of app was cancelled (stop)"
     ]
+
+
+@pytest.mark.parametrize("other", ["asyncio", "trio"])
+async def test_awaited_in_the_loop_of_another_thread(other: str) -> None:
+    """S12, T1: told at the await, with the way through the task's own loop; whoever waits there is not disturbed."""
+    told: list[BaseException] = []
+    release = anyio.Event()
+
+    async def work() -> int:
+        await release.wait()
+        return 1
+
+    async def wait() -> None:
+        try:
+            await task
+        except BaseException as error:  # noqa: ASYNC103  looked at below
+            told.append(error)
+
+    async with scope(name="app", parent=None) as s:
+        task = s.task(work)
+        thread = threading.Thread(target=anyio.run, args=(wait,), kwargs={"backend": other})
+        thread.start()
+        thread.join()
+        release.set()
+        assert await task == Ok(1)
+    assert [type(error) for error in told] == [ScopeMisuse]
+    assert str(told[0]) == (
+        "scope app: task.unwrap(...) was called from another thread\n"
+        "Take token = anyio.lowlevel.current_token() in the event loop, and call\n"
+        "anyio.from_thread.run(task.unwrap, ..., token=token) in the thread."
+    )

@@ -25,7 +25,7 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -100,6 +100,7 @@ class Crew(Generic[T]):
         "_queue",
         "_room",
         "_size",
+        "_source",
         "error",
         "fatal",
         "gate",
@@ -137,6 +138,8 @@ class Crew(Generic[T]):
         self._room: anyio.Event | None = None  # set when one of them ends
         self._group: TaskGroup | None = None
         self._iterator: Iterator[Job[T]] | None = None
+        # Where the iterator runs, always: what it sets no job sees, and it may set it back. Made by the first worker.
+        self._source: Context | None = None
         self._below = beneath(here())
 
     @property
@@ -166,7 +169,7 @@ class Crew(Generic[T]):
         jobs: object = self.jobs.jobs
         source: object = jobs.items if isinstance(jobs, Each) else jobs
         if isinstance(source, GeneratorType):
-            source.close()
+            (self._source or copy_context()).run(source.close)
 
     def _fail(self, raised: BaseException) -> None:
         """Something other than a job raised: it leaves the call."""
@@ -206,7 +209,9 @@ class Crew(Generic[T]):
     async def _work(self, worker: Worker) -> None:  # noqa: C901  each job comes through here, and a call costs a twentieth
         stand_in(Place(self._owner, self._below))
         pristine, imprint = copy_context(), variables()
-        iterator, now = self._iterator, time.monotonic
+        if self._source is None:
+            self._source = copy_context()
+        iterator, source, now = self._iterator, self._source, time.monotonic
         assert iterator is not None
         is_new, in_a_row, since = True, 0, now()
         await checkpoint_if_cancelled()  # hired in a call that has been cancelled since
@@ -216,7 +221,7 @@ class Crew(Generic[T]):
             if self.halted:
                 return
             try:
-                job = next(iterator, None)
+                job = source.run(next, iterator, None)
             except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
                 self._fail(error)
                 return  # noqa: ASYNC104  sorted out, then told or raised

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -171,13 +172,25 @@ class Collector(Generic[T]):
         first_failure: The job that made a fail-fast call stop.
     """
 
-    __slots__ = ("_began", "_crew", "_owner", "_plan", "done", "failed", "first_failure", "results", "timed_out")
+    __slots__ = (
+        "_began",
+        "_context",
+        "_crew",
+        "_owner",
+        "_plan",
+        "done",
+        "failed",
+        "first_failure",
+        "results",
+        "timed_out",
+    )
 
     def __init__(self, owner: Owner, jobs: Checked[T], plan: Plan) -> None:
         self._owner = owner
         self._plan = plan
         self._crew = Crew(owner, jobs, limit=plan.limit, job_timeout=plan.job_timeout, deliver=self._deliver)
         self._began = 0.0
+        self._context = copy_context()  # in which progress is told, whatever the job has set that has ended
         self.results: list[Result[T] | None] = []
         self.done = 0
         self.failed = 0
@@ -229,7 +242,7 @@ class Collector(Generic[T]):
                 self._crew.halt()
         if self._plan.on_progress is not None:
             elapsed = anyio.current_time() - self._began
-            self._plan.on_progress(Progress(self.done, self.failed, self._crew.jobs.total, elapsed))
+            self._context.run(self._plan.on_progress, Progress(self.done, self.failed, self._crew.jobs.total, elapsed))
 
     def _keep(self, index: int, result: Result[T]) -> None:
         """One that came out of turn."""

@@ -29,10 +29,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from .._lifetime.late import refuse
 from .._lifetime.opening import OPENING, Opening
 from .._lifetime.place import HERE, Place, bottom_of
 from .._lifetime.watching import WATCHERS, tell
-from .._vocabulary.errors import ScopeMisuse, ServiceExists, ServiceNotReady
+from .._vocabulary.errors import ScopeClosed, ScopeMisuse, ServiceExists, ServiceNotReady
 from .._vocabulary.keys import check_key, label_of
 from .recipes import Recipe, check_close
 from .searching import chain, not_found, not_own
@@ -151,12 +152,16 @@ def override(owner: Owner, key: object, recipe: Recipe) -> None:
 
 async def use(owner: Owner, key: Any, default: Any = MISSING) -> Any:
     """`s.use`: the value of a service, made first where need be."""
-    service = _find(owner, "use", key)
-    if service is None:
-        if default is not MISSING:
-            return default
-        raise not_found(owner, key, needed_by=_needed_by())
-    return await _own(owner, service).get()
+    try:
+        service = _find(owner, "use", key)
+        own = None if service is None else _own(owner, service)
+    except ScopeClosed as late:
+        await refuse(late)
+    if own is not None:
+        return await own.get()
+    if default is not MISSING:
+        return default
+    raise not_found(owner, key, needed_by=_needed_by())
 
 
 def use_nowait(owner: Owner, key: Any) -> Any:

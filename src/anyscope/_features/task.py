@@ -195,6 +195,7 @@ class Task(Place, Generic[T_co]):
             ScopeMisuse: The task waits for itself, alone or in a ring of tasks.
         """
         if self._result is None:
+            self.owner.require_own_thread("task.unwrap")  # which says how, in its error
             waiter = _task_beneath()
             yield from self._until_ended() if waiter is None else self._wait_in(waiter)
         return self.result()

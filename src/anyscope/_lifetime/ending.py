@@ -133,7 +133,7 @@ class Trouble:
     __slots__ = ("collectors", "cut", "fatal", "reports")
 
     def __init__(self) -> None:
-        self.cut = False
+        self.cut: bool = False
         self.fatal: BaseException | None = None
         self.reports: list[Report] = []
         self.collectors: list[Collector] = []

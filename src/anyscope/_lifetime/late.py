@@ -19,5 +19,8 @@ async def refuse(late: ScopeClosed) -> NoReturn:
     Args:
         late: What came too late.
     """
-    await checkpoint_if_cancelled()
-    raise late
+    try:
+        await checkpoint_if_cancelled()
+        raise late
+    finally:
+        del late  # the error's traceback leads to this frame

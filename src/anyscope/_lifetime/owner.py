@@ -50,7 +50,7 @@ from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 from .._vocabulary.errors import ScopeCancelled, ScopeMisuse, ScopeTimeout
 from .._vocabulary.hooks import Disposed, Hooks
 from .backend import TURNS, call_later, pass_on_cancellation, running_task, sleep_then
-from .branch import AMBIENT, Ambient, Branch, Cancellation
+from .branch import AMBIENT, Ambient, Branch, Cancellation, Phase
 from .cleanup import CleanUp, run_clean_up
 from .ending import QUIET, BodyEnd, Collector, Ending, Report, Trouble, sort_out
 from .leaving import leave_with
@@ -109,6 +109,8 @@ class Owner(Branch):
         "dropped",
         "timeout",
     )
+
+    phase: Phase  # of the branch; written here
 
     def __init__(  # noqa: PLR0917  by position it is made in less time
         self,

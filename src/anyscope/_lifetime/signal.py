@@ -233,6 +233,7 @@ _AWAITED = {
     *(f"pool.{call}" for call in ("acquire", "execute", "ready", "aclose")),
     *(f"poll.{call}" for call in ("trigger", "aclose", "next", "wait_done")),
     *(f"stream.{call}" for call in ("__anext__", "aclose")),
+    "task.unwrap",
 }
 
 

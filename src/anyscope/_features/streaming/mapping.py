@@ -189,7 +189,7 @@ class Mapping(Team[U]):
         self._busy[number] = worker
         if self._idle or self._size < self._limit:
             self._let_another_lead()
-        is_stepping = self._is_stepping
+        is_stepping, imprint = self._is_stepping, variables()  # only now: a source may set something, too
         try:
             if is_stepping:
                 value = await stepped(copy_context().run, self._call(item))
@@ -202,7 +202,7 @@ class Mapping(Team[U]):
         finally:
             del self._busy[number]
         self._deliver(number, value)
-        if not is_stepping and variables() is not worker.imprint:
+        if not is_stepping and variables() is not imprint:
             self._replace(worker)
             return False
         return True
@@ -284,10 +284,9 @@ class Worker:
         handle: What cancels it; `None` when it has ended. Written when it is started, and by itself.
         is_dismissed: Whether it was cancelled because another one has failed.
         pristine: A copy of its context as it was at first. Written by `begin`.
-        imprint: What held the variables of its context then. Written by `begin`.
     """
 
-    __slots__ = ("handle", "imprint", "is_dismissed", "pristine")
+    __slots__ = ("handle", "is_dismissed", "pristine")
 
     def __init__(self) -> None:
         self.handle: anyio.TaskHandle[None] | None = None
@@ -296,7 +295,6 @@ class Worker:
     def begin(self) -> None:
         """Remember what its context is, before any call."""
         self.pristine = copy_context()
-        self.imprint = variables()
 
     def dismiss(self) -> None:
         """Cancel it in the middle of its work."""
