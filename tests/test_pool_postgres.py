@@ -155,8 +155,9 @@ class InThreads(Driver):
         await to_thread.run_sync(close)
 
     async def stop(self, connection: psycopg.Connection[Any]) -> None:
-        if is_at_work(connection):
+        while is_at_work(connection):  # it may strike the BEGIN before the query, or nothing
             await to_thread.run_sync(connection.cancel_safe)
+            await anyio.sleep(0.02)
 
     async def ask(self, connection: psycopg.Connection[Any], query: str) -> Any:
         def ask() -> Any:
@@ -183,8 +184,9 @@ class Natively(Driver):
             await connection.close()
 
     async def stop(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        if is_at_work(connection):
+        while is_at_work(connection):  # see above
             await connection.cancel_safe()
+            await anyio.sleep(0.02)
 
     async def ask(self, connection: psycopg.AsyncConnection[Any], query: str) -> Any:
         row = await (await connection.execute(query.encode())).fetchone()
