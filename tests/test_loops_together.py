@@ -193,3 +193,13 @@ def test_outside_of_every_loop_there_is_nothing() -> None:
     assert backend.running_task() is None
     assert backend.running_loop() is None
     assert not backend.is_on_trio()
+
+
+async def test_a_signal_that_is_rung_before_anybody_waits_for_it() -> None:
+    """T1, P4: the wait ends at once; to ring it again does nothing."""
+    make, ring = backend.signals()
+    signal = make()
+    ring(signal)
+    with anyio.fail_after(1):
+        await signal
+    ring(signal)

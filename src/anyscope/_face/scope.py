@@ -57,7 +57,7 @@ class Scope(Polling):
     __slots__ = ("__weakref__", "_concurrency", "_tasks")
 
     def __init__(self, owner: Owner, concurrency: int | None) -> None:
-        self._owner = owner  # what the base does, in less time
+        super().__init__(owner)
         self._concurrency = concurrency
         self._tasks: Tasks | None = None
         owner.face = weakref.ref(self)
