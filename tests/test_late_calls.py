@@ -11,10 +11,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from anyscope import Scope, ScopeClosed, scope
+from anyscope import Scope, ScopeClosed, ScopeTimeout, scope
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from anyio.abc import TaskStatus
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
@@ -160,3 +162,24 @@ async def test_the_error_of_a_late_call_keeps_nothing_alive(call: str) -> None:
         assert (await caller())() is None
     finally:
         gc.enable()
+
+
+async def test_a_stranger_starts_a_task_as_the_block_is_left() -> None:
+    """S6: the deadline holds, though the task has not begun when the block is left."""
+
+    async def child(*, task_status: TaskStatus[None]) -> None:
+        task_status.started()
+        await anyio.sleep(100)
+
+    async def stranger(s: Scope) -> None:
+        calling.set()
+        await s.start(child)
+
+    calling = anyio.Event()
+    began = anyio.current_time()
+    async with anyio.create_task_group() as strangers:
+        with pytest.raises(ScopeTimeout):
+            async with scope(name="app", parent=None, timeout=1) as s:
+                strangers.start_soon(stranger, s)
+                await calling.wait()
+    assert anyio.current_time() - began == 1
