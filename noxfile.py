@@ -198,9 +198,8 @@ def _change_of(diff: str) -> tuple[str, str, str]:
 @nox.session(python=GUARDED["python"] if GUARDED["python"] in HERE else HIGHEST)
 def guard(session: nox.Session) -> None:
     """No ratio of ours to something bare is much worse than the one that is kept; half a minute."""
-    _install(
-        session, extras="[trio]", args=tuple(f"{name}=={version}" for name, version in GUARDED["versions"].items())
-    )
+    pins = [] if "--keep" in session.posargs else [f"{name}=={kept}" for name, kept in GUARDED["versions"].items()]
+    _install(session, extras="[trio]", args=tuple(pins))
     session.run("python", "benchmarks/guard.py", *session.posargs)
 
 

@@ -112,8 +112,10 @@ def keep(backend: str) -> None:
             run_on(backend, guard.measure)
     ratios = {guard.key: round(median(guard.tries), 3) for guard in guards}
     kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {"ratios": {}}
-    versions = {name: metadata.version(name) for name in PEERS}
-    kept = {"python": PYTHON, "versions": versions, "ratios": {**kept["ratios"], **ratios}}
+    measured = {"python": PYTHON, "versions": {name: metadata.version(name) for name in PEERS}}
+    if any(kept.get(key) != value for key, value in measured.items()):
+        kept["ratios"] = {}  # they are those of something else
+    kept = {**measured, "ratios": {**kept["ratios"], **ratios}}
     KEPT.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     print(f"{len(ratios)} ratios are kept")
 

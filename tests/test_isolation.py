@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from anyscope import each, scope
+from anyscope import current_scope, each, scope
 from anyscope._features import crew
 from anyscope._features.streaming import mapping
 from anyscope._lifetime.isolation import CAN_LOOK, variables
@@ -273,3 +273,77 @@ async def test_progress_is_told_in_the_context_of_the_call() -> None:
     assert seen == ["caller"] * 4
     assert [result.unwrap() for result in results] == ["caller"] * 4
     assert LATE.get("unset") == "unset"
+
+
+@pytest.mark.parametrize("kind", ["plain", "once", "slow", "scope"])
+@pytest.mark.usefixtures("can_look")
+async def test_a_source_that_holds_a_variable(kind: str) -> None:
+    """R7: it sees what it has set, whichever worker leads and whatever calls set, and may set it back."""
+    seen: list[object] = []
+
+    async def items() -> AsyncIterator[int]:
+        token = VAR.set("source")
+        try:
+            for number in range(8):
+                seen.append(VAR.get())
+                yield number
+        finally:
+            VAR.reset(token)
+
+    def plain(number: int) -> object:
+        before = VAR.get()
+        VAR.set(number)
+        return before
+
+    async def once(number: int) -> object:
+        return plain(number) if number == 3 else VAR.get()
+
+    async def slow(number: int) -> object:
+        await anyio.sleep(8 - number)
+        return VAR.get()
+
+    async def in_scope(_: int) -> object:
+        async with scope():
+            return VAR.get()
+
+    call: Any = {"plain": plain, "once": once, "slow": slow, "scope": in_scope}[kind]
+    VAR.set("caller")
+    async with scope() as s:
+        assert await s.stream(items()).map(call, concurrency=2).collect() == ["caller"] * 8
+    assert seen == ["source"] * 8
+
+
+async def test_progress_is_told_where_the_scope_is_current() -> None:
+    """A8: whatever scope is current for the caller."""
+    seen: list[str] = []
+
+    async def job() -> str:
+        return current_scope().name
+
+    async with scope(name="outer") as outer, scope(name="inner"):
+        results = await outer.parallel([job], on_progress=lambda _: seen.append(current_scope().name))
+    assert (results[0].unwrap(), seen) == ("outer", ["outer"])
+
+
+async def test_a_list_of_jobs_that_changes_while_they_run() -> None:
+    """A1: one result for each job that was begun."""
+    jobs: list[Callable[[], Any]] = []
+
+    async def add() -> str:
+        jobs.extend([end, end])
+        return "added"
+
+    async def remove() -> str:
+        jobs.clear()
+        return "removed"
+
+    async def end() -> str:
+        return "ended"
+
+    async with scope() as s:
+        jobs[:] = [add]
+        grown = await s.parallel(jobs, concurrency=1)
+        jobs[:] = [remove, end, end]
+        shrunk = await s.parallel(jobs, concurrency=1)
+    assert [result.unwrap() for result in grown] == ["added", "ended", "ended"]
+    assert [result.unwrap() for result in shrunk] == ["removed"]

@@ -13,8 +13,9 @@ from .._features.pooling.pool import is_pool
 from .._features.streaming.closing import Held
 from .._features.streaming.handoff import Handoff
 from .._features.task import Task
-from .._lifetime.opening import Opening, Wait
+from .._lifetime.opening import Opening
 from .._lifetime.owner import Owner
+from .._lifetime.works import Wait
 from .._vocabulary.errors import because
 
 if TYPE_CHECKING:

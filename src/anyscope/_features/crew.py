@@ -21,7 +21,6 @@ Invariants
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator
@@ -32,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
+from .._lifetime.cleanup import shield_closing
 from .._lifetime.ending import sort_out
 from .._lifetime.isolation import CAN_LOOK, stepped, variables
 from .._lifetime.place import Place, beneath, here, stand_in
@@ -89,7 +89,6 @@ class Crew(Generic[T]):
         "_below",
         "_busy",
         "_deliver",
-        "_done",
         "_group",
         "_is_plain",
         "_is_stepping",
@@ -267,8 +266,7 @@ class Crew(Generic[T]):
             except Exception as error:
                 self.halt(error)
             finally:
-                closing.shield = True
-                closing.deadline = anyio.current_time() + (self._owner.close_timeout or math.inf)
+                shield_closing(closing, self._owner.close_timeout)
                 await self._close_reader(source)  # noqa: ASYNC102  shielded by the feeder's scope
 
     async def _close_reader(self, source: AsyncGenerator[Job[T], None]) -> None:

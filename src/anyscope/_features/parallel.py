@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -190,7 +190,8 @@ class Collector(Generic[T]):
         self._plan = plan
         self._crew = Crew(owner, jobs, limit=plan.limit, job_timeout=plan.job_timeout, deliver=self._deliver)
         self._began = 0.0
-        self._context = copy_context()  # in which progress is told, whatever the job has set that has ended
+        # Of the call, for `on_progress`: which is told when a job has ended, whatever that has set. Made by `collect`.
+        self._context: Context | None = None
         self.results: list[Result[T] | None] = []
         self.done = 0
         self.failed = 0
@@ -202,6 +203,8 @@ class Collector(Generic[T]):
         crew = self._crew
         self._began = anyio.current_time()
         with Call(self._owner, crew.jobs.call) as call:
+            if self._plan.on_progress is not None:
+                self._context = copy_context()
             if self._plan.timeout is None:
                 await crew.run()
             else:
@@ -214,8 +217,9 @@ class Collector(Generic[T]):
         return self._all_results()
 
     def _all_results(self) -> list[Result[T]]:
-        """One for each job of an input of known length, else for those that were taken."""
-        due = self._crew.taken if self._crew.jobs.total is None else self._crew.jobs.total
+        """One for each job that was taken, and where some were cut off and it is known how many, for the others too."""
+        is_cut = self.timed_out or self.first_failure is not None
+        due = (self._crew.jobs.total if is_cut else None) or self._crew.taken
         results = self.results
         if self.done == due:
             return cast("list[Result[T]]", results)
@@ -242,6 +246,7 @@ class Collector(Generic[T]):
                 self._crew.halt()
         if self._plan.on_progress is not None:
             elapsed = anyio.current_time() - self._began
+            assert self._context is not None
             self._context.run(self._plan.on_progress, Progress(self.done, self.failed, self._crew.jobs.total, elapsed))
 
     def _keep(self, index: int, result: Result[T]) -> None:

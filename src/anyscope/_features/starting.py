@@ -9,7 +9,7 @@ from anyio.abc import TaskStatus
 from .._lifetime.call import Call
 from .._lifetime.ending import sort_out
 from .._lifetime.late import refuse
-from .._lifetime.opening import Wait
+from .._lifetime.works import Wait
 from .._vocabulary.errors import ScopeClosed, TaskCancelled
 from .._vocabulary.options import call_async, check_name, check_seconds, name_of, require_async
 from .._vocabulary.results import Err, Ok, Result
@@ -112,13 +112,13 @@ async def start(
 
     async def child(*, task_status: TaskStatus[Any]) -> None:
         ready.status = task_status
-        owner.works.part(unborn)
+        owner.works.part(waiting)
         coro = fn(*args, task_status=ready)
         await Task(tasks, coro, fn, name=name, kind="start").drive_when_ready(ready)
 
     owner, title = tasks.owner, name or name_of(fn)
-    unborn = Wait(title)
-    owner.works.join(unborn)  # or a scope that is left before the task begins would not wait for it
+    waiting = Wait(title)
+    owner.works.join(waiting)  # or a scope that is left before the task begins would not wait for it
     try:
         value = await owner.group.start(child, name=title)
     except BaseException as raised:
@@ -126,7 +126,7 @@ async def start(
             owner.report(ready.failure, owner.next_index(), f"in {title} of {owner.path}")
         raise
     finally:
-        owner.works.part(unborn)
+        owner.works.part(waiting)
     ready.heard = True
     return value
 

@@ -18,6 +18,7 @@ Rejected
 from __future__ import annotations
 
 import asyncio
+import importlib
 import math
 import sys
 from collections.abc import Awaitable
@@ -35,9 +36,12 @@ TURNS = 50
 
 
 def thread_local() -> Any:
-    """Whose `name` says what runs in this thread. Trio needs sniffio, and AnyIO has loaded it where it is installed."""
-    sniffio: Any = sys.modules.get("sniffio")
-    return SimpleNamespace(name=None) if sniffio is None else sniffio.thread_local
+    """Whose `name` says what runs in this thread. Trio needs sniffio; where that is missing, all is asyncio's."""
+    try:
+        sniffio = importlib.import_module("sniffio")
+    except ModuleNotFoundError:
+        return SimpleNamespace(name=None)
+    return sniffio.thread_local
 
 
 LIBRARY: Any = thread_local()

@@ -1,4 +1,4 @@
-"""One clean-up step: run once, shielded, within a bound, and whatever it raises is reported."""
+"""One clean-up step: run once, shielded, within a bound, whatever it raises being reported; and that shield alone."""
 
 from __future__ import annotations
 
@@ -87,3 +87,9 @@ async def run_clean_up(
     if end.cut is not None:
         return CleanUpEnd(duration, ScopeCancelled(path=path, action=f"clean-up {step}", reason="cancelled natively"))
     return CleanUpEnd(duration)
+
+
+def shield_closing(scope: anyio.CancelScope, bound: float | None) -> None:
+    """From now on, what runs in `scope` is cut by nothing but `bound`, in seconds."""
+    scope.shield = True
+    scope.deadline = math.inf if bound is None else anyio.current_time() + bound

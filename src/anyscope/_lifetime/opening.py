@@ -47,6 +47,7 @@ from .ending import sort_out
 from .place import Place, beneath, here, keeper_under, stand_in
 from .start import Start
 from .watching import WATCHERS, tell
+from .works import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -66,27 +67,6 @@ OPENING: ContextVar[Opening[Any] | None] = ContextVar("anyscope.opening", defaul
 
 def _nothing() -> None:
     """Nobody cares."""
-
-
-class Wait:
-    """Somebody's wait for an opening, for as long as which the scope does not close.
-
-    Args:
-        label: What is waited for.
-    """
-
-    __slots__ = ("label",)
-
-    def __init__(self, label: str) -> None:
-        self.label = label
-
-    @property
-    def is_unborn(self) -> bool:
-        """Never: it has begun when it is known."""
-        return False
-
-    def abandon(self) -> None:
-        """The one who waits ends it; there is nothing to bury."""
 
 
 class Opening(Place, Generic[T]):

@@ -28,6 +28,27 @@ class Work(Protocol):
         ...
 
 
+class Wait:
+    """Somebody's wait, for as long as which the scope does not close.
+
+    Args:
+        label: What is waited for.
+    """
+
+    __slots__ = ("label",)
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    @property
+    def is_unborn(self) -> bool:
+        """Never: it has begun when it is known."""
+        return False
+
+    def abandon(self) -> None:
+        """The one who waits ends it; there is nothing to bury."""
+
+
 class Daemon(Work, Protocol):
     """A work that is stopped, not waited for."""
 

@@ -12,7 +12,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..._lifetime.backend import running_loop
+from ..._lifetime.backend import TrioSignal, running_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,29 +40,29 @@ def bell() -> Bell:
 
 
 class TrioBell:
-    """By an event and a cancel scope of Trio.
+    """By a signal in a cancel scope of Trio.
 
     Attributes:
-        _event: Set when it is rung; made by who waits.
+        _signal: Rung to end the wait; made by who waits.
     """
 
-    __slots__ = ("_event", "_trio")
+    __slots__ = ("_signal", "_trio")
 
     def __init__(self) -> None:
         self._trio: Any = sys.modules["trio"]
-        self._event: Any = None
+        self._signal: TrioSignal | None = None
 
     async def wait(self, due: float) -> None:
         """Wait until it is rung or the time has come."""
-        self._event = self._trio.Event()
+        self._signal = TrioSignal()
         with self._trio.CancelScope(deadline=due):
-            await self._event.wait()
+            await self._signal
 
     def ring(self) -> None:
         """End the wait, if there is one."""
-        if self._event is not None:
-            self._event.set()
-            self._event = None
+        if self._signal is not None:
+            self._signal.ring()
+            self._signal = None
 
 
 class LoopBell:

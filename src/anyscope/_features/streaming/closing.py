@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import anyio
 
 from ..._lifetime.backend import running_task, soon_caller
-from ..._lifetime.cleanup import CleanUp, run_clean_up
+from ..._lifetime.cleanup import CleanUp, run_clean_up, shield_closing
 from ..._lifetime.place import stand_in
 from ..._lifetime.start import start_apart
 from ..._lifetime.watching import WATCHERS, tell
 from ..._vocabulary.errors import CloseTimeout, ScopeCancelled, ScopeMisuse, StreamClosed
 from .line import Line, Recipe
-from .place import StreamPlace, shield_closing
+from .place import StreamPlace
 from .stepping import holds_scope, is_misnesting
 
 if TYPE_CHECKING:

@@ -28,13 +28,14 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from ..._lifetime.backend import pass_on_cancellation
+from ..._lifetime.cleanup import shield_closing
 from ..._lifetime.ending import QUIET, sort_out
 from ..._lifetime.place import stand_in
 from ..._lifetime.start import start_apart
 from ..._vocabulary.errors import CloseTimeout, ScopeCancelled
 from ..._vocabulary.results import Err
 from .line import Link
-from .place import StreamPlace, shield_closing
+from .place import StreamPlace
 
 if TYPE_CHECKING:
     from ..._lifetime.ending import BodyEnd

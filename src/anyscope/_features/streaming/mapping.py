@@ -20,7 +20,8 @@ Invariants
     * At most `limit` calls run, and nobody but the leader is in the source.
     * While something is wanted, somebody leads, or `limit` workers are in a call: whoever goes into one leaves an idle
       worker behind, or hires one. A worker that is woken to lead does so: it leaves only with all the others, at the
-      end, after an error, or cancelled (natively too: that ends the group).
+      end, after an error, or cancelled (natively too: that ends the group); or alone, where a call has set something in
+      its context, when another one is hired in its place.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ class Mapping(Team[U]):
         _busy: Those that work on an item, by its number.
         _held: Results that wait for those before them.
         _next: The number of the next one to be given.
+        _steps: The context in which the source takes its steps, whichever worker leads: no call sees what it sets, and
+            it may set that back.
         _is_stepping: Whether each call runs in a copy of the context. Written by the first worker in whose own one
             something was set.
     """
@@ -89,6 +92,7 @@ class Mapping(Team[U]):
         "_ordered",
         "_size",
         "_source",
+        "_steps",
         "_taken",
     )
 
@@ -108,6 +112,7 @@ class Mapping(Team[U]):
         self._held: dict[int, U] = {}
         self._next = 0
         self._is_stepping = not CAN_LOOK
+        self._steps = copy_context()
 
     @property
     def is_wanted(self) -> bool:
@@ -175,7 +180,7 @@ class Mapping(Team[U]):
             await checkpoint_if_cancelled()  # a call that could not be interrupted is over: the next one may not begin
         self._leader = worker
         try:
-            item = await (self._source.__anext__() if self._taken else self._first_item())
+            item = await (stepped(self._steps.run, self._next_item()) if self._taken else self._first_item())
         except StopAsyncIteration:
             self._stop()
             return False
@@ -189,10 +194,10 @@ class Mapping(Team[U]):
         self._busy[number] = worker
         if self._idle or self._size < self._limit:
             self._let_another_lead()
-        is_stepping, imprint = self._is_stepping, variables()  # only now: a source may set something, too
+        is_stepping = self._is_stepping
         try:
             if is_stepping:
-                value = await stepped(copy_context().run, self._call(item))
+                value = await stepped(worker.pristine.copy().run, self._call(item))
             else:
                 made = self._fn(item)
                 value = await made if is_coroutine(made) else made
@@ -202,7 +207,7 @@ class Mapping(Team[U]):
         finally:
             del self._busy[number]
         self._deliver(number, value)
-        if not is_stepping and variables() is not imprint:
+        if not is_stepping and variables() is not worker.imprint:
             self._replace(worker)
             return False
         return True
@@ -215,13 +220,16 @@ class Mapping(Team[U]):
     async def _first_item(self) -> Any:
         """Look whether the source holds a scope open: it is read by several tasks in turn, so it may not."""
         try:
-            return await step_within(anyio.CancelScope(), self._source.__anext__)
+            return await step_within(anyio.CancelScope(), lambda: stepped(self._steps.run, self._next_item()))
         except HoldsScopeError as held:
             try:
                 await self.line.aclose()
             finally:
                 held.leave()
             raise holds_scope(self.owner.path, self.line.label) from None
+
+    async def _next_item(self) -> Any:
+        return await self._source.__anext__()
 
     def _let_another_lead(self) -> None:
         """One that is idle, if one more item is wanted; or else a new one, which waits until one is."""
@@ -284,9 +292,10 @@ class Worker:
         handle: What cancels it; `None` when it has ended. Written when it is started, and by itself.
         is_dismissed: Whether it was cancelled because another one has failed.
         pristine: A copy of its context as it was at first. Written by `begin`.
+        imprint: What held the variables of its context then. Written by `begin`.
     """
 
-    __slots__ = ("handle", "is_dismissed", "pristine")
+    __slots__ = ("handle", "imprint", "is_dismissed", "pristine")
 
     def __init__(self) -> None:
         self.handle: anyio.TaskHandle[None] | None = None
@@ -295,6 +304,7 @@ class Worker:
     def begin(self) -> None:
         """Remember what its context is, before any call."""
         self.pristine = copy_context()
+        self.imprint = variables()
 
     def dismiss(self) -> None:
         """Cancel it in the middle of its work."""

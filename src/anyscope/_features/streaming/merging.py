@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint
 
+from ..._lifetime.cleanup import shield_closing
 from ..._vocabulary.errors import CloseTimeout
 from .buffer import make_place
 from .handoff import Handoff
 from .line import Link
-from .place import shield_closing
 from .team import Team
 
 if TYPE_CHECKING:

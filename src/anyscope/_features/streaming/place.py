@@ -1,10 +1,6 @@
-"""Where the code of a stream runs, if not in the reader's task, and what shields its closing there."""
+"""Where the code of a stream runs, if not in the reader's task."""
 
 from __future__ import annotations
-
-import math
-
-import anyio
 
 from ..._lifetime.place import Place
 
@@ -21,9 +17,3 @@ class StreamPlace(Place):
     def is_sheltered(self) -> bool:
         """It is cancelled along with its scope."""
         return False
-
-
-def shield_closing(scope: anyio.CancelScope, bound: float | None) -> None:
-    """From now on, what runs in `scope` is cut by nothing but `bound`, in seconds."""
-    scope.shield = True
-    scope.deadline = math.inf if bound is None else anyio.current_time() + bound
