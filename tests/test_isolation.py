@@ -347,3 +347,31 @@ async def test_a_list_of_jobs_that_changes_while_they_run() -> None:
         shrunk = await s.parallel(jobs, concurrency=1)
     assert [result.unwrap() for result in grown] == ["added", "ended", "ended"]
     assert [result.unwrap() for result in shrunk] == ["removed"]
+
+
+@pytest.mark.usefixtures("can_look")
+async def test_a_source_that_sets_a_variable_only_later() -> None:
+    """R7: it sees it from then on, and no call does."""
+    seen: list[object] = []
+
+    async def items() -> AsyncIterator[int]:
+        for number in range(8):
+            if number == 3:
+                VAR.set("source")
+            seen.append(VAR.get())
+            yield number
+
+    async def call(number: int) -> object:
+        before = VAR.get()
+        await anyio.sleep(number % 3)
+        VAR.set(number)
+        return before
+
+    def late(number: int) -> object:
+        return VAR.get() if number < 5 else VAR.set(number) and "caller"
+
+    VAR.set("caller")
+    async with scope() as s:
+        assert await s.stream(items()).map(call, concurrency=2).collect() == ["caller"] * 8
+        assert await s.stream(items()).map(late, concurrency=2).collect() == ["caller"] * 8
+    assert seen == [*["caller"] * 3, *["source"] * 5] * 2

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -71,8 +71,8 @@ class Mapping(Team[U]):
         _busy: Those that work on an item, by its number.
         _held: Results that wait for those before them.
         _next: The number of the next one to be given.
-        _steps: The context in which the source takes its steps, whichever worker leads: no call sees what it sets, and
-            it may set that back.
+        _steps: The context in which the source takes its steps, whoever leads, if it has set something: no call sees
+            that, and it may set it back. Written by the leader.
         _is_stepping: Whether each call runs in a copy of the context. Written by the first worker in whose own one
             something was set.
     """
@@ -112,7 +112,7 @@ class Mapping(Team[U]):
         self._held: dict[int, U] = {}
         self._next = 0
         self._is_stepping = not CAN_LOOK
-        self._steps = copy_context()
+        self._steps: Context | None = None
 
     @property
     def is_wanted(self) -> bool:
@@ -180,7 +180,7 @@ class Mapping(Team[U]):
             await checkpoint_if_cancelled()  # a call that could not be interrupted is over: the next one may not begin
         self._leader = worker
         try:
-            item = await (stepped(self._steps.run, self._next_item()) if self._taken else self._first_item())
+            item = await (self._source.__anext__() if self._taken and self._steps is None else self._careful_item())
         except StopAsyncIteration:
             self._stop()
             return False
@@ -189,6 +189,8 @@ class Mapping(Team[U]):
             return False  # noqa: ASYNC104  that is one
         finally:
             self._leader = None
+        if self._steps is None and variables() is not worker.imprint:
+            self._steps, self._is_stepping = copy_context(), True  # only now the source has set something
         number = self._taken
         self._taken += 1
         self._busy[number] = worker
@@ -217,16 +219,27 @@ class Mapping(Team[U]):
         value: U = await made if is_coroutine(made) else made
         return value
 
+    async def _careful_item(self) -> Any:
+        return await (self._first_item() if self._steps is None else stepped(self._steps.run, self._next_item()))
+
     async def _first_item(self) -> Any:
-        """Look whether the source holds a scope open: it is read by several tasks in turn, so it may not."""
+        """Look whether the source holds a scope open: it is read by several tasks in turn, so it may not.
+
+        And whether it sets a context variable, as one does that holds a span open: then it has a context for all steps.
+        """
+        steps = copy_context()
+        imprint = steps.run(variables)
         try:
-            return await step_within(anyio.CancelScope(), lambda: stepped(self._steps.run, self._next_item()))
+            item = await step_within(anyio.CancelScope(), lambda: stepped(steps.run, self._next_item()))
         except HoldsScopeError as held:
             try:
                 await self.line.aclose()
             finally:
                 held.leave()
             raise holds_scope(self.owner.path, self.line.label) from None
+        if not CAN_LOOK or steps.run(variables) is not imprint:
+            self._steps = steps
+        return item
 
     async def _next_item(self) -> Any:
         return await self._source.__anext__()
