@@ -37,7 +37,7 @@ aiometer = optional("aiometer")
 LOOP, OURS = "plain loop", "s.parallel, concurrency=10"
 BARE = "bare AnyIO group, await start_soon(f)"
 PROMISED = (
-    "a job is made for each item, its error would become a value, and its context is looked at (A9): that alone, in a "
+    "the value of each job, or its error, is kept as a result, and its context is looked at (A9): that alone, in a "
     "plain loop, costs what the row `promises alone` shows; the rest is that any worker takes the next job, that its "
     "result goes to its place, that others get their turn, and that a cancellation is seen in time"
 )
@@ -72,9 +72,9 @@ async def loop_of(n: int) -> None:
 async def promises_of(n: int) -> None:
     """A plain loop that keeps what is promised of a job: a value or an error, and a context that is its own."""
     imprint, results = get_referents(copy_context())[0], list[Result[int]]()
-    for job in map(functools.partial(functools.partial, trivial), range(n)):
+    for x in range(n):
         try:
-            results.append(Ok(await job()))
+            results.append(Ok(await trivial(x)))
         except Exception as error:
             results.append(Err(error))
         assert get_referents(copy_context())[0] is imprint

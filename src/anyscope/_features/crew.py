@@ -21,6 +21,7 @@ Invariants
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator
@@ -37,7 +38,7 @@ from .._lifetime.isolation import CAN_LOOK, stepped, variables
 from .._lifetime.place import Place, beneath, here, stand_in
 from .._lifetime.start import Start
 from .._vocabulary.errors import TaskCancelled
-from .._vocabulary.options import is_coroutine, name_of
+from .._vocabulary.options import COROUTINE, is_coroutine
 from .._vocabulary.results import Err, Ok, Result
 from .attempt import NATIVELY, attempt, failed
 from .jobs import Each
@@ -49,9 +50,14 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from .._lifetime.owner import Owner
-    from .jobs import Checked, Job
+    from .jobs import Checked
 
 T = TypeVar("T")
+
+END: Any = object()
+"""What a source gives at its end."""
+BUILT_IN: frozenset[type] = frozenset(map(type, (iter([]), iter(()), iter(range(0)))))
+"""Iterators that run no code of anybody's, and so need no context."""
 
 AT_ONCE = 1024
 """How many jobs the workers of a crew run without suspending before they let others run."""
@@ -72,14 +78,14 @@ class Crew(Generic[T]):
         limit: How many may run at once; `None` for any number.
         job_timeout: Seconds for each job; `None` for no limit.
         deliver: Called with the index and result of each job that has ended, in the order in which
-            they end. What it raises ends the call.
+            they end. It may end the call by `fail` or `halt`, and raises nothing.
 
     Attributes:
         taken: How many jobs have been taken so far.
         halted: Whether no further job begins. Written by `halt`.
-        error: What the source, a check or `deliver` raised; it ends the call.
+        error: What the source, a check or `on_progress` raised; it ends the call.
         fatal: A KeyboardInterrupt or the like of a job; it ends the call.
-        gate: Awaited before a job is taken; how a slow consumer holds the crew back.
+        gate: Awaited before a job is taken; how a slow consumer holds the crew back. Set before the crew begins.
         _is_stepping: Whether each job runs in a copy of the context. Written by the first worker in whose own one
             something was set.
     """
@@ -133,10 +139,10 @@ class Crew(Generic[T]):
         self._size = 0  # how many workers have been hired
         self._at_once = AT_ONCE  # how many jobs in a row one of so many workers runs; asked for after each job
         self._busy = 0  # how many jobs of an async source run
-        self._queue: deque[tuple[int, Job[T]]] = deque()  # jobs of an async source whose task has not begun
+        self._queue: deque[tuple[int, Any]] = deque()  # items of an async source whose task has not begun
         self._room: anyio.Event | None = None  # set when one of them ends
         self._group: TaskGroup | None = None
-        self._iterator: Iterator[Job[T]] | None = None
+        self._iterator: Iterator[Any] | None = None
         # Where the iterator runs, always: what it sets no job sees, and it may set it back. Made by the first worker.
         self._source: Context | None = None
         self._below = beneath(here())
@@ -170,7 +176,7 @@ class Crew(Generic[T]):
         if isinstance(source, GeneratorType):
             (self._source or copy_context()).run(source.close)
 
-    def _fail(self, raised: BaseException) -> None:
+    def fail(self, raised: BaseException) -> None:
         """Something other than a job raised: it leaves the call."""
         if isinstance(raised, Exception):
             self.halt(raised)
@@ -205,50 +211,71 @@ class Crew(Generic[T]):
         worker = Worker()
         await stepped(worker.step, self._work(worker))
 
-    async def _work(self, worker: Worker) -> None:  # noqa: C901  each job comes through here, and a call costs a twentieth
-        stand_in(Place(self._owner, self._below))
-        pristine, imprint = copy_context(), variables()
+    def _taker(self) -> Callable[[Any, Any], Any]:
+        """What takes an item, as `next` does."""
+        if type(self._iterator) in BUILT_IN:
+            return next
         if self._source is None:
             self._source = copy_context()
-        iterator, source, now = self._iterator, self._source, time.monotonic
+        run: Callable[..., Any] = self._source.run
+        return functools.partial(run, next)
+
+    # Each job comes through here, and a call costs a twentieth.
+    async def _work(self, worker: Worker) -> None:  # noqa: C901, PLR0912, PLR0915  see above
+        stand_in(Place(self._owner, self._below))
+        pristine, imprint = copy_context(), variables()
+        iterator, take, now = self._iterator, self._taker(), time.monotonic
+        begin, is_plain, gate = self.jobs.begin, self._is_plain, self.gate
         assert iterator is not None
-        is_new, in_a_row, since = True, 0, now()
+        is_new, in_a_row, until = True, 0, now() + LONGEST
         await checkpoint_if_cancelled()  # hired in a call that has been cancelled since
         while True:
-            if self.gate is not None:
-                await self.gate()
+            if gate is not None:
+                await gate()
             if self.halted:
                 return
             try:
-                job = source.run(next, iterator, None)
+                item = take(iterator, END)
             except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
-                self._fail(error)
+                self.fail(error)
                 return  # noqa: ASYNC104  sorted out, then told or raised
-            if job is None:
+            if item is END:
                 return
-            self.taken += 1
-            index = self.taken - 1
+            index = self.taken
+            self.taken = index + 1
             if is_new:
                 is_new = False
                 self._hire()
                 self._hire()
             steps, is_stepping = worker.steps, self._is_stepping
-            work = self._do(job, index)
-            outcome = await (stepped(pristine.copy().run, work) if is_stepping else work)
+            if is_stepping or not is_plain:
+                work = self._do(item, index)
+                outcome = await (stepped(pristine.copy().run, work) if is_stepping else work)
+            else:  # as in `_do`, without a coroutine around that of the job
+                try:
+                    coro = begin(item)
+                    if type(coro) is not COROUTINE and not is_coroutine(coro):
+                        self._refuse(item, index, coro)
+                        return
+                    outcome = Ok(await coro)
+                except Exception as error:
+                    outcome = failed(error)
+                except BaseException as raised:  # noqa: ASYNC103  sorted out, then told or raised
+                    outcome = self._interrupted(raised, index)  # noqa: ASYNC104  sorted out, then told or raised
             suspended = worker.steps != steps
             if outcome is None:
                 return
-            self._hand_over(index, outcome)
+            self._deliver(index, outcome)
             if not is_stepping and variables() is not imprint:
                 self._is_stepping = True
                 pristine.run(self._replace)
                 return
             if suspended:
-                in_a_row, since = 0, now()
+                in_a_row, until = 0, now() + LONGEST
             in_a_row += 1
-            if in_a_row >= self._at_once or now() - since > LONGEST:
+            if in_a_row >= self._at_once or now() > until:
                 await checkpoint()
-                in_a_row, since = 0, now()
+                in_a_row, until = 0, now() + LONGEST
             elif suspended or index < WATCHED:
                 await checkpoint_if_cancelled()
 
@@ -269,19 +296,19 @@ class Crew(Generic[T]):
                 shield_closing(closing, self._owner.close_timeout)
                 await self._close_reader(source)  # noqa: ASYNC102  shielded by the feeder's scope
 
-    async def _close_reader(self, source: AsyncGenerator[Job[T], None]) -> None:
+    async def _close_reader(self, source: AsyncGenerator[Any, None]) -> None:
         try:
             await source.aclose()
         except Exception as error:
             self.halt(error)
 
-    async def _read(self, source: AsyncGenerator[Job[T], None]) -> None:
+    async def _read(self, source: AsyncGenerator[Any, None]) -> None:
         while True:  # `halt` cancels the group, and with it this
             await self._until_room()
-            job = await anext(source, None)
-            if job is None:
+            item = await anext(source, END)
+            if item is END:
                 return
-            self._queue.append((self.taken, job))
+            self._queue.append((self.taken, item))
             self.taken += 1
             self._busy += 1
             assert self._group is not None
@@ -297,11 +324,11 @@ class Crew(Generic[T]):
 
     async def _do_one(self) -> None:
         stand_in(Place(self._owner, self._below))
-        index, job = self._queue.popleft()  # by whichever task begins first: so jobs begin in order
+        index, item = self._queue.popleft()  # by whichever task begins first: so jobs begin in order
         try:
-            outcome = await self._do(job, index)
+            outcome = await self._do(item, index)
             if outcome is not None:
-                self._hand_over(index, outcome)
+                self._deliver(index, outcome)
         finally:
             self._busy -= 1
             if self._room is not None:
@@ -309,27 +336,28 @@ class Crew(Generic[T]):
 
     # ------------------------------------------------------------------ one job
 
-    async def _do(self, job: Job[T], index: int) -> Result[T] | None:
-        """Do `job`; `None` if the call ends because of it."""
+    async def _do(self, item: Any, index: int) -> Result[T] | None:
+        """Do the job of an item; `None` if the call ends because of it."""
         try:
-            coro: object = job()
+            coro = self.jobs.begin(item)
             if not is_coroutine(coro):
-                self._refuse(job, index, coro)
+                self._refuse(item, index, coro)
                 return None
             if self._is_plain:
                 return Ok(await coro)
-            return await self._guarded(coro, job, index)
+            return await self._guarded(coro, item, index)
         except Exception as error:
             return failed(error)
         except BaseException as raised:  # noqa: ASYNC103  sorted out, then told or raised
             return self._interrupted(raised, index)  # noqa: ASYNC104  sorted out, then told or raised
 
-    def _refuse(self, job: Job[T], index: int, made: object) -> None:
-        what = f"job {index} ({name_of(job)}) is not async, it returned {type(made).__name__}, not a coroutine"
-        self.halt(TypeError(f"{self.jobs.call}: {what}"))
+    def _refuse(self, item: Any, index: int, made: object) -> None:
+        job = f"job {index} ({self.jobs.name_of(item)})"
+        returned = f"it returned {type(made).__name__}, not a coroutine"
+        self.halt(TypeError(f"{self.jobs.call}: {job} is not async, {returned}"))
 
-    async def _guarded(self, coro: Coroutine[Any, Any, T], job: Job[T], index: int) -> Result[T]:
-        name = name_of(job)
+    async def _guarded(self, coro: Coroutine[Any, Any, T], item: Any, index: int) -> Result[T]:
+        name = self.jobs.name_of(item)
         work = attempt(coro, self._job_timeout, f"{name} ({self._site(index)})")
         if self._owner.hooks is not None:
             work = hooked(work, self._owner, name, self._owner.next_index(), "job")
@@ -349,12 +377,6 @@ class Crew(Generic[T]):
         if self.halted or anyio.current_effective_deadline() == -float("inf"):
             raise raised
         return Err(TaskCancelled(task=self._site(index), reason=NATIVELY))
-
-    def _hand_over(self, index: int, result: Result[T]) -> None:
-        try:
-            self._deliver(index, result)
-        except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
-            self._fail(error)
 
 
 class Worker:

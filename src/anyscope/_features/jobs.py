@@ -114,16 +114,20 @@ def _count(items: object) -> str:
 class Checked(Generic[T]):
     """The jobs of one call, checked as early as they can be.
 
+    A job is done as `begin(item)`, for an item of the source: with `each` that is the function with its argument, so
+    that no job has to be made only to be called; otherwise the items are the jobs.
+
     Args:
         call: The call that the user wrote, such as `s.parallel`.
         jobs: What was passed.
 
     Attributes:
         total: How many there are, `None` where that is not known.
+        begin: Called with an item; gives the coroutine, if the job is what it should be.
         _known: The functions that were found to be async, so that each is looked at once.
     """
 
-    __slots__ = ("_known", "call", "jobs", "total")
+    __slots__ = ("_known", "begin", "call", "jobs", "total")
 
     def __init__(self, call: str, jobs: Jobs[T]) -> None:
         if not isinstance(jobs, (Iterable, AsyncIterable)):
@@ -134,6 +138,7 @@ class Checked(Generic[T]):
         self.call: str = call
         self.jobs: Jobs[T] = jobs
         self.total: int | None = _total(jobs)
+        self.begin: Callable[[Any], Any] = jobs.fn if _is_each(jobs) or _is_async_each(jobs) else _call_it
         self._known: set[object] = set()
         if isinstance(jobs, (list, tuple)):
             self._check_all(jobs)
@@ -154,36 +159,44 @@ class Checked(Generic[T]):
             require_async(self.call, job, ())
             self._known.add(kind)
 
-    def __iter__(self) -> Iterator[Job[T]]:
+    def __iter__(self) -> Iterator[Any]:
+        """The items, of a source that is not async."""
         assert isinstance(self.jobs, Iterable)
         if _is_each(self.jobs):
-            # One partial that makes partials: no Python frame for each job.
-            return map(functools.partial(functools.partial, self.jobs.fn), self.jobs.items)
+            return iter(self.jobs.items)
         if isinstance(self.jobs, (list, tuple)):
             return iter(self.jobs)
         return map(self._checked, self.jobs)
 
-    def reader(self) -> AsyncGenerator[Job[T], None]:
-        """Read an async source; closing the reader closes the source, in the same task."""
+    def reader(self) -> AsyncGenerator[Any, None]:
+        """The items of an async source; closing the reader closes the source, in the same task."""
         assert isinstance(self.jobs, AsyncIterable)
         if _is_async_each(self.jobs):
-            return _read(self.jobs.items, functools.partial(functools.partial, self.jobs.fn))
+            return _read(self.jobs.items)
         return _read(self.jobs, self._checked)
+
+    def name_of(self, item: object) -> str:
+        """The name of the job that is done with an item."""
+        return name_of(item if self.begin is _call_it else self.begin)
 
     def _checked(self, job: Job[T]) -> Job[T]:
         self.check(job)
         return job
 
 
-async def _read(items: AsyncIterable[Any], job_of: Callable[[Any], Job[T]]) -> AsyncGenerator[Job[T], None]:
+async def _read(items: AsyncIterable[Any], check: Callable[[Any], Any] | None = None) -> AsyncGenerator[Any, None]:
     iterator = aiter(items)
     try:
         async for item in iterator:
-            yield job_of(item)
+            yield item if check is None else check(item)
     finally:
         close = getattr(iterator, "aclose", None)
         if close is not None:
             await close()  # noqa: ASYNC102  shielded by the feeder's scope
+
+
+def _call_it(job: Callable[[], object]) -> object:
+    return job()
 
 
 def _is_each(jobs: object) -> TypeGuard[Each[Any]]:

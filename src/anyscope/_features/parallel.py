@@ -244,10 +244,16 @@ class Collector(Generic[T]):
             if self._plan.fail_fast and self.first_failure is None:
                 self.first_failure = index
                 self._crew.halt()
-        if self._plan.on_progress is not None:
-            elapsed = anyio.current_time() - self._began
-            assert self._context is not None
-            self._context.run(self._plan.on_progress, Progress(self.done, self.failed, self._crew.jobs.total, elapsed))
+        if self._context is not None:
+            self._tell_progress(self._context)
+
+    def _tell_progress(self, context: Context) -> None:
+        assert self._plan.on_progress is not None
+        elapsed = anyio.current_time() - self._began
+        try:
+            context.run(self._plan.on_progress, Progress(self.done, self.failed, self._crew.jobs.total, elapsed))
+        except BaseException as error:  # noqa: ASYNC103  told
+            self._crew.fail(error)
 
     def _keep(self, index: int, result: Result[T]) -> None:
         """One that came out of turn."""

@@ -13,6 +13,8 @@ from datetime import timedelta
 from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType
 from typing import Any, TypeGuard
 
+COROUTINE: type[CoroutineType[Any, Any, Any]] = CoroutineType
+"""The type of what an `async def` gives; to be asked for first where a call of `is_coroutine` is too much."""
 _CO_COROUTINE = inspect.CO_COROUTINE
 _LONGEST_NAME = 100
 
@@ -93,7 +95,7 @@ def name_of(fn: object) -> str:
 
 def is_coroutine(value: object) -> TypeGuard[Coroutine[Any, Any, Any]]:
     """Whether `value` is a coroutine object; the exact type is asked first, it is much cheaper."""
-    return type(value) is CoroutineType or isinstance(value, Coroutine)
+    return type(value) is COROUTINE or isinstance(value, Coroutine)
 
 
 def call_async(where: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Coroutine[Any, Any, Any]:
