@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import traceback
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -74,6 +76,36 @@ async def test_p01_ordered() -> None:
             assert source.pulls <= number + 1 + 20
     assert calls.most == 10
     assert not calls.running
+
+
+@each_order
+@pytest.mark.virtual_time
+async def test_workers_hold_nothing_while_they_wait(ordered: bool) -> None:
+    """R7: an item and its result are let go as soon as the reader has them, however long the source waits then."""
+
+    class Thing:
+        pass
+
+    seen: list[weakref.ref[Thing]] = []
+
+    async def source() -> AsyncIterator[Thing]:
+        for _ in range(7):
+            yield Thing()
+        await anyio.sleep(60)
+
+    async def call(thing: Thing) -> Thing:
+        await checkpoint()
+        seen.append(weakref.ref(thing))
+        made = Thing()
+        seen.append(weakref.ref(made))
+        return made
+
+    async with opened(source()) as (_, stream), stream.map(call, concurrency=3, ordered=ordered) as things:
+        for _ in range(7):
+            await anext(things)
+        await turns(5)
+        gc.collect()
+        assert [ref() for ref in seen] == [None] * 14
 
 
 @pytest.mark.virtual_time

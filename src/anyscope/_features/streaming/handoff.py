@@ -60,7 +60,8 @@ class Handoff(Link, AsyncIterator[T]):
         consumed: How many items have been taken.
         _state: `new`, `running` or `over`, of the task.
         _has_begun: Whether the backend has begun it.
-        _is_unwanted: Whether it was told to end. Written by `cancel`.
+        is_ending: Whether it was told to end, by whomever; asked for each item, which is dear with a scope of AnyIO.
+        _is_unwanted: Whether it was told so by `cancel`.
         _failure: Why it ended.
         _is_told: Whether somebody was given that.
         _is_left: Whether who closed it could not wait for it to end.
@@ -91,6 +92,7 @@ class Handoff(Link, AsyncIterator[T]):
         "_waiting",
         "_whole",
         "consumed",
+        "is_ending",
         "line",
         "most",
         "owner",
@@ -106,6 +108,7 @@ class Handoff(Link, AsyncIterator[T]):
         self.ready: deque[T] = deque()
         self.consumed = 0
         self._state = "new"
+        self.is_ending = False
         self._has_begun = self._is_unwanted = self._is_told = self._is_left = False
         self._failure: Err[Exception] | None = None
         self._waiting = 0
@@ -257,7 +260,7 @@ class Handoff(Link, AsyncIterator[T]):
         self.owner.works.join_daemon(self)
         self._unlisten = self.owner.listeners.add(self._scope_was_cancelled)
         if self.owner.cancelled:
-            self._whole.cancel()
+            self._tell_to_end()
         start_apart(self.owner, self._drive, self.task_name)
 
     async def _drive(self) -> None:
@@ -286,6 +289,10 @@ class Handoff(Link, AsyncIterator[T]):
         del failure, raised  # their tracebacks lead to this frame
 
     def _scope_was_cancelled(self, _: object) -> None:
+        self._tell_to_end()
+
+    def _tell_to_end(self) -> None:
+        self.is_ending = True
         self._whole.cancel()
 
     def _conclude(self, failure: Exception | None, raised: BaseException | None, *, is_closed: bool) -> None:
@@ -349,12 +356,7 @@ class Handoff(Link, AsyncIterator[T]):
     def cancel(self, reason: object = None) -> None:
         """End the task."""
         self._is_unwanted = True
-        self._whole.cancel()
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether the task has been told to end."""
-        return self._whole.cancel_called
+        self._tell_to_end()
 
     @property
     def is_unborn(self) -> bool:

@@ -36,7 +36,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..._lifetime.ending import sort_out
 from ..._lifetime.isolation import CAN_LOOK, stepped, variables
-from ..._vocabulary.options import is_coroutine, name_of
+from ..._vocabulary.options import COROUTINE, is_coroutine, name_of
 from .stepping import HoldsScopeError, holds_scope, step_within
 from .team import Team
 
@@ -63,14 +63,12 @@ class Mapping(Team[U]):
 
     Attributes:
         _taken: How many items have been taken from the source.
-        _delivered: How many of them have a result.
         _leader: The worker that waits for an item.
         _is_exhausted: Whether no further item is to be taken.
         _idle: The workers that wait to lead, the one that will be next at the end.
-        _size: How many workers there are.
-        _busy: Those that work on an item, by its number.
+        _workers: Those that there are.
         _held: Results that wait for those before them.
-        _next: The number of the next one to be given.
+        _next: How many have been given; where they are in order, the number of the next one.
         _steps: The context in which the source takes its steps, whoever leads, if it has set something: no call sees
             that, and it may set it back. Written by the leader.
         _is_stepping: Whether each call runs in a copy of the context. Written by the first worker in whose own one
@@ -79,8 +77,6 @@ class Mapping(Team[U]):
 
     __slots__ = (
         "_ahead",
-        "_busy",
-        "_delivered",
         "_fn",
         "_held",
         "_idle",
@@ -90,10 +86,10 @@ class Mapping(Team[U]):
         "_limit",
         "_next",
         "_ordered",
-        "_size",
         "_source",
         "_steps",
         "_taken",
+        "_workers",
     )
 
     def __init__(self, line: Line, make: Make, fn: Callable[[Any], Any], limit: int, *, ordered: bool) -> None:
@@ -103,12 +99,11 @@ class Mapping(Team[U]):
         self._limit = limit
         self._ahead = 2 * limit  # how many items may be taken before their results have been read
         self._ordered = ordered
-        self._taken = self._delivered = 0
+        self._taken = 0
         self._leader: Worker | None = None
         self._is_exhausted = False
         self._idle: deque[anyio.Event] = deque()
-        self._size = 0
-        self._busy: dict[int, Worker] = {}
+        self._workers: dict[Worker, None] = {}
         self._held: dict[int, U] = {}
         self._next = 0
         self._is_stepping = not CAN_LOOK
@@ -122,7 +117,7 @@ class Mapping(Team[U]):
     @property
     def is_complete(self) -> bool:
         """Whether the source has ended, and each of its items has a result."""
-        return self._is_exhausted and self._delivered == self._taken
+        return self._is_exhausted and self._next == self._taken
 
     def make_room(self) -> None:
         """The reader has taken something: somebody may lead again."""
@@ -136,26 +131,64 @@ class Mapping(Team[U]):
         self._hire()
 
     def _hire(self) -> None:
-        self._size += 1
         worker = Worker()
+        self._workers[worker] = None
         worker.handle = self.start(lambda: self._work(worker))
 
     def _replace(self, worker: Worker) -> None:
         """Hire one for a worker that has to leave, since a call has set something in its context."""
         self._is_stepping = True
-        self._size -= 1
+        del self._workers[worker]
         worker.pristine.run(self._hire)
 
+    # Each item comes through here, and a call costs a twentieth.
     async def _work(self, worker: Worker) -> None:
         worker.begin()
-        in_a_row = 0
+        imprint, fn, in_a_row = worker.imprint, self._fn, 0
         try:
-            while (self._can_lead or await self._may_lead()) and await self._do_next(worker):
+            while (
+                self._leader is None and not self._is_exhausted and self._taken - self.consumed < self._ahead
+            ) or await self._may_lead():
+                if self.is_ending:
+                    await checkpoint_if_cancelled()  # a call that could not be interrupted is over: no other begins
+                self._leader = worker
+                try:
+                    is_plain = self._steps is None and self._taken
+                    item = await (self._source.__anext__() if is_plain else self._careful_item())
+                except StopAsyncIteration:
+                    self._stop()
+                    return
+                except BaseException as raised:  # noqa: ASYNC103  raised unless it is a failure
+                    self._fail_with(self._taken, self._failure_in(raised, worker), worker)
+                    return  # noqa: ASYNC104  that is one
+                finally:
+                    self._leader = None
+                if self._steps is None and variables() is not imprint:
+                    self._steps, self._is_stepping = copy_context(), True  # only now the source has set something
+                number = worker.number = self._taken
+                self._taken = number + 1
+                if self._idle or len(self._workers) < self._limit:
+                    self._let_another_lead()
+                is_stepping = self._is_stepping
+                try:
+                    made: Any = self._apart(worker, item) if is_stepping else fn(item)
+                    value: U = await made if type(made) is COROUTINE or is_coroutine(made) else made
+                except BaseException as raised:  # noqa: ASYNC103  raised unless it is a failure
+                    self._fail_with(number, self._failure_in(raised, worker), worker)
+                    return  # noqa: ASYNC104  that is one
+                finally:
+                    worker.number = -1
+                self._deliver(number, value)
+                del item, made, value  # it may be long until the next one
+                if not is_stepping and variables() is not imprint:
+                    self._replace(worker)
+                    return
                 in_a_row += 1
                 if in_a_row == AT_ONCE:
                     in_a_row = 0
                     await checkpoint()
         finally:
+            self._workers.pop(worker, None)
             worker.handle = None  # no cycle: it holds this task
 
     @property
@@ -174,45 +207,9 @@ class Mapping(Team[U]):
             await turn.wait()
         return False
 
-    async def _do_next(self, worker: Worker) -> bool:
-        """Take an item and call the function with it; whether the worker goes on."""
-        if self.is_ending:
-            await checkpoint_if_cancelled()  # a call that could not be interrupted is over: the next one may not begin
-        self._leader = worker
-        try:
-            item = await (self._source.__anext__() if self._taken and self._steps is None else self._careful_item())
-        except StopAsyncIteration:
-            self._stop()
-            return False
-        except BaseException as raised:  # noqa: ASYNC103  raised unless it is a failure
-            self._fail_with(self._taken, self._failure_in(raised, worker), worker)
-            return False  # noqa: ASYNC104  that is one
-        finally:
-            self._leader = None
-        if self._steps is None and variables() is not worker.imprint:
-            self._steps, self._is_stepping = copy_context(), True  # only now the source has set something
-        number = self._taken
-        self._taken += 1
-        self._busy[number] = worker
-        if self._idle or self._size < self._limit:
-            self._let_another_lead()
-        is_stepping = self._is_stepping
-        try:
-            if is_stepping:
-                value = await stepped(worker.pristine.copy().run, self._call(item))
-            else:
-                made = self._fn(item)
-                value = await made if is_coroutine(made) else made
-        except BaseException as raised:  # noqa: ASYNC103  raised unless it is a failure
-            self._fail_with(number, self._failure_in(raised, worker), worker)
-            return False  # noqa: ASYNC104  that is one
-        finally:
-            del self._busy[number]
-        self._deliver(number, value)
-        if not is_stepping and variables() is not worker.imprint:
-            self._replace(worker)
-            return False
-        return True
+    async def _apart(self, worker: Worker, item: Any) -> U:
+        """Call the function in a context of its own."""
+        return await stepped(worker.pristine.copy().run, self._call(item))
 
     async def _call(self, item: Any) -> U:
         made: Any = self._fn(item)
@@ -267,19 +264,17 @@ class Mapping(Team[U]):
     # ------------------------------------------------------------------ results and the end
 
     def _deliver(self, number: int, value: U) -> None:
-        self._delivered += 1
-        if not self._ordered:
-            self.put(value)
-            return
         held = self._held
-        if number != self._next:
+        if self._ordered and number != self._next:
             held[number] = value
             return
-        self.put(value)
+        self.ready.append(value)
         self._next += 1
         while held and self._next in held:
-            self.put(held.pop(self._next))
+            self.ready.append(held.pop(self._next))
             self._next += 1
+        if self._news is not None:
+            self.tell()
 
     def _stop(self) -> None:
         """Take no further item."""
@@ -292,7 +287,7 @@ class Mapping(Team[U]):
         self._stop()
         self.note_failure(number if self._ordered else -1, error)
         first = min(rank for rank, _ in self.failures)
-        later = [worker for at, worker in self._busy.items() if at > first]
+        later = [worker for worker in self._workers if worker.number > first]
         for worker in [*later, self._leader]:
             if worker is not None and worker is not failed:
                 worker.dismiss()
@@ -304,15 +299,17 @@ class Worker:
     Attributes:
         handle: What cancels it; `None` when it has ended. Written when it is started, and by itself.
         is_dismissed: Whether it was cancelled because another one has failed.
+        number: That of the item it works on; -1 if there is none.
         pristine: A copy of its context as it was at first. Written by `begin`.
         imprint: What held the variables of its context then. Written by `begin`.
     """
 
-    __slots__ = ("handle", "imprint", "is_dismissed", "pristine")
+    __slots__ = ("handle", "imprint", "is_dismissed", "number", "pristine")
 
     def __init__(self) -> None:
         self.handle: anyio.TaskHandle[None] | None = None
         self.is_dismissed = False
+        self.number = -1
 
     def begin(self) -> None:
         """Remember what its context is, before any call."""
