@@ -69,8 +69,7 @@ class Providing:
 
     __slots__ = ("_owner",)
 
-    def __init__(self, owner: Owner) -> None:
-        self._owner = owner
+    _owner: Owner  # written by the `Scope`
 
     @overload
     def provide(

@@ -57,7 +57,7 @@ class Scope(Polling):
     __slots__ = ("__weakref__", "_concurrency", "_tasks")
 
     def __init__(self, owner: Owner, concurrency: int | None) -> None:
-        super().__init__(owner)
+        self._owner = owner
         self._concurrency = concurrency
         self._tasks: Tasks | None = None
         owner.face = weakref.ref(self)

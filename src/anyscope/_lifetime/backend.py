@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import math
 import sys
 from collections.abc import Awaitable
@@ -30,6 +31,8 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+
+    from anyio.abc import TaskGroup
 
 TURNS = 50
 """How many turns of the loop to wait for something that takes a few."""
@@ -121,6 +124,23 @@ def refuses_misnesting() -> bool:
     So it is on asyncio. Trio raises too, but gives up the inner one.
     """
     return not is_on_trio()
+
+
+_GROUP_MAKERS: dict[bool, Callable[[], TaskGroup]] = {}
+"""For asyncio and for Trio, once a group was made there."""
+
+
+def new_group() -> TaskGroup:
+    """A task group of AnyIO, made by its class: `anyio.create_task_group` asks first what runs, which is known here."""
+    make = _GROUP_MAKERS.get(LIBRARY.name == "trio")
+    return _first_group() if make is None else make()
+
+
+def _first_group() -> TaskGroup:
+    group = anyio.create_task_group()
+    is_simple = not inspect.signature(type(group)).parameters
+    _GROUP_MAKERS[is_on_trio()] = type(group) if is_simple else anyio.create_task_group
+    return group
 
 
 def running_task_teller() -> Callable[[], object]:

@@ -22,7 +22,7 @@ import anyio
 from .._vocabulary.errors import ScopeClosed, ScopeMisuse, because
 from .._vocabulary.hooks import CancelKind, Cancelled, Hooks
 from .._vocabulary.options import name_of
-from .backend import has_ended, running, running_loop
+from .backend import has_ended, new_group, running, running_loop
 from .hookset import HookSet
 from .late import refuse
 from .place import HERE, Place, bottom_of, is_beneath, keeper_under, open_around
@@ -189,7 +189,7 @@ class Branch:
             self.hooks = parent.hooks
         if self._own_hooks:
             self.hooks = HookSet(self.hooks, self._own_hooks)
-        group = anyio.create_task_group()
+        group = new_group()
         await group.__aenter__()
         self._group = group
         self._begin(former, place)

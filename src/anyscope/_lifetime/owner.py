@@ -303,10 +303,10 @@ class Owner(Branch):
             self.phase = "closing"  # the group is not left at once, and must take nothing new meanwhile
             if self.timeout is not None:
                 self._stop_timer()
-        cut = None if foreign_cut else body.cut
+        cut, group = None if foreign_cut else body.cut, self.group
         try:
-            absorbed = await self.group.__aexit__(
-                None if cut is None else type(cut), cut, None if cut is None else cut.__traceback__
+            absorbed = await (
+                group.__aexit__(None, None, None) if cut is None else group.__aexit__(type(cut), cut, cut.__traceback__)
             )
             outside = native if absorbed or cut is None else cut
         except BaseException as error:  # noqa: ASYNC103  sorted out, then told or raised
