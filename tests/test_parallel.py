@@ -9,6 +9,7 @@ import gc
 import itertools
 import pickle
 import sys
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -1345,3 +1346,28 @@ async def test_each_over_a_generator_closes_it() -> None:
     async with scope() as s:
         await s.parallel(each(nap, held), concurrency=2, timeout=0.005)
         assert closed
+
+
+@pytest.mark.parametrize("hooks", [(), Hooks()])
+async def test_the_traceback_of_an_error_begins_in_the_job(hooks: Any) -> None:
+    """A2: it has no frames of ours, whether the job fails when it is called, later, or not even that far."""
+
+    def frames(result: object) -> list[str]:
+        assert isinstance(result, Err)
+        return [frame.name for frame in traceback.extract_tb(result.error.__traceback__)]
+
+    async def later() -> None:
+        await checkpoint()
+        raise OSError
+
+    async def of_one(_: int) -> None:
+        await later()
+
+    def early(_: int) -> Any:
+        raise OSError
+
+    async with scope(hooks=hooks) as s:
+        assert [frames(r) for r in await s.parallel([later, lambda: early(1)])] == [["later"], ["<lambda>", "early"]]
+        assert [frames(r) for r in await s.parallel(each(of_one, [1]))] == [["of_one", "later"]]
+        wrong: Any = functools.partial(of_one, 1, 2)
+        assert [frames(r) for r in await s.parallel([wrong])] == [[]]

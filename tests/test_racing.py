@@ -178,6 +178,30 @@ async def test_a_loser_that_raises_is_logged(name: str, caplog: pytest.LogCaptur
     assert isinstance(record.exc_info[1], ValueError)
 
 
+@pytest.mark.parametrize("way", BOTH)
+async def test_what_a_handler_of_the_log_raises(way: str) -> None:
+    """A6: where telling of a loser's error fails, that leaves the call bare, and the losers have ended."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise KeyError(record.levelname)
+
+    async def lose() -> None:
+        try:
+            await anyio.sleep(5)
+        finally:
+            raise OSError("late")
+
+    handler, log = Handler(), logging.getLogger("anyscope")
+    log.addHandler(handler)
+    try:
+        async with scope() as s:
+            with pytest.raises(KeyError, match="WARNING"):
+                await getattr(s, way)([lose, functools.partial(nap, 0.01)])
+    finally:
+        log.removeHandler(handler)
+
+
 @pytest.mark.parametrize("name", BOTH)
 async def test_a_loser_that_returns_is_not_logged(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """Case 118: a loser that ends quietly, or returns in spite of its cancellation, is not worth a word."""

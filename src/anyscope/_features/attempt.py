@@ -32,6 +32,6 @@ async def attempt(coro: Awaitable[T], limit: float | None, label: str) -> Result
 
 
 def failed(error: Exception) -> Err[Exception]:
-    """An `Err` whose traceback begins in the user's code; our own frame would make a cycle of it."""
+    """An `Err` whose traceback begins in the user's code, if that has begun; our own frame would make a cycle of it."""
     traceback: TracebackType | None = error.__traceback__
-    return Err(error.with_traceback(None if traceback is None else traceback.tb_next or traceback))
+    return Err(error.with_traceback(None if traceback is None else traceback.tb_next))

@@ -253,7 +253,7 @@ class Crew(Generic[T]):
                 outcome = await (stepped(pristine.copy().run, work) if is_stepping else work)
             else:  # as in `_do`, without a coroutine around that of the job
                 try:
-                    coro = begin(item)
+                    coro = item() if begin is None else begin(item)
                     if type(coro) is not COROUTINE and not is_coroutine(coro):
                         self._refuse(item, index, coro)
                         return
@@ -339,7 +339,7 @@ class Crew(Generic[T]):
     async def _do(self, item: Any, index: int) -> Result[T] | None:
         """Do the job of an item; `None` if the call ends because of it."""
         try:
-            coro = self.jobs.begin(item)
+            coro = item() if self.jobs.begin is None else self.jobs.begin(item)
             if not is_coroutine(coro):
                 self._refuse(item, index, coro)
                 return None

@@ -114,8 +114,8 @@ def _count(items: object) -> str:
 class Checked(Generic[T]):
     """The jobs of one call, checked as early as they can be.
 
-    A job is done as `begin(item)`, for an item of the source: with `each` that is the function with its argument, so
-    that no job has to be made only to be called; otherwise the items are the jobs.
+    With `each` a job is done as `begin(item)`, for an item of the source, so that it has not to be made only to be
+    called; otherwise the items are the jobs, and there is no `begin`.
 
     Args:
         call: The call that the user wrote, such as `s.parallel`.
@@ -123,7 +123,7 @@ class Checked(Generic[T]):
 
     Attributes:
         total: How many there are, `None` where that is not known.
-        begin: Called with an item; gives the coroutine, if the job is what it should be.
+        begin: The function of `each`, to be called with an item.
         _known: The functions that were found to be async, so that each is looked at once.
     """
 
@@ -138,7 +138,7 @@ class Checked(Generic[T]):
         self.call: str = call
         self.jobs: Jobs[T] = jobs
         self.total: int | None = _total(jobs)
-        self.begin: Callable[[Any], Any] = jobs.fn if _is_each(jobs) or _is_async_each(jobs) else _call_it
+        self.begin: Callable[[Any], Any] | None = jobs.fn if _is_each(jobs) or _is_async_each(jobs) else None
         self._known: set[object] = set()
         if isinstance(jobs, (list, tuple)):
             self._check_all(jobs)
@@ -177,7 +177,7 @@ class Checked(Generic[T]):
 
     def name_of(self, item: object) -> str:
         """The name of the job that is done with an item."""
-        return name_of(item if self.begin is _call_it else self.begin)
+        return name_of(item if self.begin is None else self.begin)
 
     def _checked(self, job: Job[T]) -> Job[T]:
         self.check(job)
@@ -193,10 +193,6 @@ async def _read(items: AsyncIterable[Any], check: Callable[[Any], Any] | None = 
         close = getattr(iterator, "aclose", None)
         if close is not None:
             await close()  # noqa: ASYNC102  shielded by the feeder's scope
-
-
-def _call_it(job: Callable[[], object]) -> object:
-    return job()
 
 
 def _is_each(jobs: object) -> TypeGuard[Each[Any]]:

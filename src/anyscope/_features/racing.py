@@ -62,19 +62,20 @@ class Race(Generic[T]):
         error = result.pair()[0]
         if self.winner is not None:
             if error is not None and not isinstance(error, TaskCancelled):
-                logger.warning(
-                    "%s in scope %s: job %d failed after another one had won",
-                    self._crew.jobs.call,
-                    self._owner.path,
-                    index,
-                    exc_info=error,
-                )
+                self._tell_late(index, error)
             return
         if error is not None and self._only_success:
             self.errors[index] = error
             return
         self.winner = result
         self._crew.halt()
+
+    def _tell_late(self, index: int, error: Exception) -> None:
+        text = "%s in scope %s: job %d failed after another one had won"
+        try:
+            logger.warning(text, self._crew.jobs.call, self._owner.path, index, exc_info=error)
+        except BaseException as raised:  # noqa: ASYNC103  told
+            self._crew.fail(raised)
 
 
 async def race(owner: Owner, call: str, jobs: Jobs[T], *, only_success: bool) -> Result[T]:
