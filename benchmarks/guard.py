@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from common import Maker
 
 KEPT = Path(__file__).with_suffix(".json")
-SLACK = 1.25
+SLACK = 1.3
 TRIES = 6
 ROUNDS = 15
 EFFORT = Effort(0.004, 0, ROUNDS, ROUNDS, is_quick=True)
