@@ -1371,3 +1371,22 @@ async def test_the_traceback_of_an_error_begins_in_the_job(hooks: Any) -> None:
         assert [frames(r) for r in await s.parallel(each(of_one, [1]))] == [["of_one", "later"]]
         wrong: Any = functools.partial(of_one, 1, 2)
         assert [frames(r) for r in await s.parallel([wrong])] == [[]]
+
+
+@pytest.mark.parametrize("job_timeout", [None, 5.0])
+async def test_a_job_that_gives_no_coroutine_ends_the_call(job_timeout: float | None) -> None:
+    """A1: it is told which job that was and what it returned, with a limit for each job too; no job begins after it."""
+    begun: list[int] = []
+
+    async def good(item: int) -> int:
+        begun.append(item)
+        return item
+
+    def bad(item: int) -> Any:
+        return good(item) if item < 2 else item
+
+    async with scope() as s:
+        jobs: list[Any] = [lambda: bad(0), lambda: bad(1), lambda: bad(2), lambda: bad(3)]
+        with pytest.raises(TypeError, match=r"job 2 \(.*\) is not async, it returned int, not a coroutine"):
+            await s.parallel(jobs, concurrency=1, job_timeout=job_timeout)
+    assert begun == [0, 1]
